@@ -1,0 +1,11 @@
+"""Peak Response Mapping (Zhou et al., CVPR 2018): instance masks from image-level labels only.
+
+`prm.reference` is the oracle, `prm.accelerated` the fast path, `prm.eval` data, figures and the command line.
+Importing this module imports none of them, and no torch.
+"""
+
+__version__ = "0.1.0"
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message is one line: what is wrong, where, and what to do."""
