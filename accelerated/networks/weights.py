@@ -1,0 +1,74 @@
+"""Pretrained weights: torchvision's files read into our networks, from disk or downloaded with a checksum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from prm import InputError
+
+# The eight characters before the suffix begin the file's SHA-256, which the download is checked against.
+PRETRAINED = {
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+}
+
+
+def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
+    """Load weights with torchvision's parameter names into a network of this package.
+
+    A linear layer's weight is reshaped for the convolution that took its place. The classifier is left as initialised
+    where the file's has another shape (other classes) or none; every other parameter must be there.
+
+    Parameters
+    ----------
+    source : path of a .pth or .safetensors file, or an http(s) address of a file named ...-<start of its sha256>.pth
+
+    Returns the names of parameters left as initialised. Raises InputError for an unreadable file, a download that fails
+    or has the wrong checksum, and a file of another network, naming the first parameter that does not fit.
+    """
+    state = _read(source)
+    own = model.state_dict()
+    classifier = _classifier_names(model)
+    fitting, left = {}, []
+    for name, tensor in own.items():
+        given = state.get(name)
+        if given is not None and given.numel() == tensor.numel() and given.shape[:1] == tensor.shape[:1]:
+            fitting[name] = given.reshape(tensor.shape)
+        elif name in classifier or name.endswith("num_batches_tracked"):
+            left.append(name)
+        else:
+            found = "is missing" if given is None else f"is {tuple(given.shape)}"
+            raise InputError(f"{source}: not weights of this network: {name} {found}, expected {tuple(tensor.shape)}")
+    model.load_state_dict(fitting, strict=False)
+    return left
+
+
+def _classifier_names(model: nn.Module) -> set[str]:
+    """Parameters of the last convolution, whose number of classes the user chooses."""
+    last = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)][-1]
+    return {f"{last}.weight", f"{last}.bias"}
+
+
+def _read(source: str | Path) -> dict[str, torch.Tensor]:
+    try:
+        if str(source).startswith(("http://", "https://")):
+            return torch.hub.load_state_dict_from_url(
+                str(source), map_location="cpu", check_hash=True, progress=True, weights_only=True
+            )
+        if not Path(source).is_file():
+            raise InputError(f"{source}: no such weight file")
+        if Path(source).suffix == ".safetensors":
+            return load_file(source)
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{source}: weights cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # unpickling raises whatever the bytes suggest
+        raise InputError(f"{source}: not a weight file ({type(error).__name__})") from error

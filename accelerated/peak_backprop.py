@@ -1,0 +1,158 @@
+"""Peak back-propagation, Eqs. 4-5 (Zhou et al. 2018, section 3.3), through any CNN that torch.fx can trace.
+
+A walker starts at a peak and walks down the network; P is the probability of its visits. Through a convolution
+
+    P(U) = U_hat * convT(P(V) / Z, W+),    Z = conv(U_hat, W+),    U_hat = U - min(0, min U),    W+ = max(W, 0)
+
+and every other layer has a rule in `rules.py` too. P is linear in what came from above, so all peaks of all images of a
+batch go down in one pass and share U_hat and Z, which are computed once per image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .peak_stimulation import check_finite, source_positions
+from .tracing import Walk, walk_plan
+
+# A pass holds a handful of maps of the largest layer's size for every peak it carries.
+MAPS_PER_PEAK = 4
+
+
+@dataclass(frozen=True)
+class PeakResponseMaps:
+    """Peak Response Maps of K peaks and their account.
+
+    prms : (K, H, W), each summing to 1, or all zero where `empty`
+    leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image
+    empty : (K,) bool, nothing arrived
+    bound : (K,) float64, most that an approximation may have changed the PRM in L1; 0 here, the walk being exact
+    """
+
+    prms: Tensor
+    leaked: Tensor
+    empty: Tensor
+    bound: Tensor
+
+
+class PreparedWalk:
+    """One forward pass of a batch and what the walk back needs of it; `maps` (N, C, h, w) are its response maps."""
+
+    def __init__(self, plan: Walk, images: Tensor, upsample: int, max_memory: int):
+        self._plan, self._upsample, self._max_memory = plan, upsample, max_memory
+        self.image_shape = tuple(images.shape)
+        self.maps, self._states = plan.forward(images)
+        if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
+                "fully_convolutional(model) removes global pooling and turns linear layers into 1x1 convolutions"
+            )
+        check_finite(self.maps)
+
+    @property
+    def chunk(self) -> int:
+        """How many peaks go down in one pass within `max_memory`."""
+        largest = max([self.maps[0].numel(), *(state.numel for state in self._states.values())])
+        return max(1, self._max_memory // (MAPS_PER_PEAK * largest * self.maps.element_size()))
+
+    @torch.no_grad()
+    def prms(self, peaks: Tensor) -> PeakResponseMaps:
+        """Walk down from K peaks.
+
+        Parameters
+        ----------
+        peaks : (K, 4) int64, rows (image, class, row, column) on the maps enlarged by `upsample`
+
+        Raises ValueError for a peak outside the maps.
+        """
+        peaks = torch.as_tensor(peaks, dtype=torch.int64, device=self.maps.device).reshape(-1, 4)
+        self._check(peaks)
+        H, W = self.image_shape[-2:]
+        prms = self.maps.new_zeros((len(peaks), H, W))
+        leaked = torch.zeros(len(peaks), dtype=torch.float64, device=self.maps.device)
+        # Peaks of one image next to each other: most chunks then see one image only and gather nothing.
+        order = peaks[:, 0].argsort(stable=True)
+        for rows in order.split(self.chunk):
+            first, last = int(peaks[rows[0], 0]), int(peaks[rows[-1], 0])
+            image = peaks[rows, 0] - first
+            visits, lost = self._plan.back(self._start(peaks[rows]), self._states, slice(first, last + 1), image)
+            prms[rows], leaked[rows] = visits.sum(dim=1), lost
+        total = prms.sum(dim=(1, 2), keepdim=True)
+        empty = total.flatten() <= 0
+        prms = torch.where(total > 0, prms / total, 0)
+        return PeakResponseMaps(prms, leaked, empty, torch.zeros_like(leaked))
+
+    def _check(self, peaks: Tensor) -> None:
+        N, C, h, w = self.maps.shape
+        size = torch.tensor([N, C, h * self._upsample, w * self._upsample], device=peaks.device)
+        outside = ((peaks < 0) | (peaks >= size)).any(dim=1).nonzero()
+        if len(outside):
+            raise ValueError(
+                f"peak {peaks[outside[0, 0]].tolist()} (image, class, row, column) lies outside maps of {size.tolist()}"
+            )
+
+    def _start(self, peaks: Tensor) -> Tensor:
+        """P at the top, (K, C, h, w): 1 at the peak, or its bilinear weights if it was found on an enlarged map."""
+        _, C, h, w = self.maps.shape
+        start = self.maps.new_zeros((len(peaks), C, h, w))
+        k, (_, c, row, col) = torch.arange(len(peaks), device=peaks.device), peaks.unbind(1)
+        rows, cols = (source_positions(size, self._upsample, peaks.device) for size in (h, w))
+        for i, ti in ((rows[0], 1 - rows[2]), (rows[1], rows[2])):
+            for j, tj in ((cols[0], 1 - cols[2]), (cols[1], cols[2])):
+                weight = (ti[row] * tj[col]).to(start.dtype)
+                start.index_put_((k, c, i[row], j[col]), weight, accumulate=True)
+        return start
+
+
+class PeakBackprop:
+    """Peak back-propagation (Eqs. 4-5) for a classifier that maps (N, 3, H, W) to class response maps (N, C, h, w).
+
+    The model is traced once, in evaluation mode, and left untouched; its weights are read here, so build a new
+    PeakBackprop after training them further.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Batch norm must be in evaluation mode. float16 is refused: the ratios of Eq. 5 leave its range.
+    upsample : int
+        Factor by which the maps were enlarged when the peaks were found.
+    signed : bool
+        Let negative inputs walk through negative weights instead of shifting them to zero (meant for input layers that
+        see both signs): Z = conv(U+, W+) + conv(U-, W-).
+    max_memory : int
+        Bytes that the maps of the peaks in one pass may take; more peaks take more passes.
+
+    Raises
+    ------
+    NotImplementedError
+        An operator that P would have to pass has no rule; the message names the operator and its place.
+    ValueError
+        A batch norm in training mode, a float16 model, or code that torch.fx cannot trace (with file and line).
+
+    Examples
+    --------
+    >>> walk = PeakBackprop(model)                        # doctest: +SKIP
+    >>> run = walk.prepare(images)                        # doctest: +SKIP
+    >>> scores, peaks = peak_stimulation(run.maps)        # doctest: +SKIP
+    >>> run.prms(peaks).prms                              # doctest: +SKIP
+    """
+
+    def __init__(self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int = 512 * 2**20):
+        if not isinstance(upsample, int) or upsample < 1:
+            raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
+        self.upsample, self.max_memory = upsample, max_memory
+        self._plan = walk_plan(model, signed)
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> PreparedWalk:
+        """One forward pass of images (N, channels, H, W): `.maps` are class response maps, `.prms(peaks)` walks."""
+        if images.dim() != 4 or not images.is_floating_point():
+            raise ValueError(f"images must be a floating (N, channels, H, W), not {images.dtype} {tuple(images.shape)}")
+        return PreparedWalk(self._plan, images, self.upsample, self.max_memory)
+
+    def __call__(self, images: Tensor, peaks: Tensor) -> Tensor:
+        """Peak Response Maps (K, H, W) of peaks (K, 4) in images (N, channels, H, W)."""
+        return self.prepare(images).prms(peaks).prms

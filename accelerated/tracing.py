@@ -1,0 +1,580 @@
+"""From a network to its walk: torch.fx traces it, tables give every call that P passes a rule from `rules.py`."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from .rules import (
+    Addition,
+    Concatenation,
+    Convolution,
+    FixedWeights,
+    FoldedNorm,
+    Linear,
+    MaxPool,
+    Reshape,
+    Rule,
+    Selection,
+    State,
+)  # fmt: skip
+
+
+class Walk:
+    """A traced network and the rule of every call that P passes, from the output down to the image."""
+
+    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], constants: dict, rules: dict[fx.Node, Rule]):
+        self._graph, self._modules, self._constants, self._rules = graph, modules, constants, rules
+        self._image = next(node for node in graph.nodes if node.op == "placeholder")
+        self._output = _output(graph)
+        # What the forward pass runs, each call with the values that it is the last to read, unless a rule kept them.
+        self._calls: list[tuple[fx.Node, list[fx.Node]]] = []
+        needed = {self._output, self._image}
+        for node in reversed(graph.nodes):
+            if node in needed and node not in constants:
+                rule = rules.get(node)
+                reads = set(node.all_input_nodes if rule is None or rule.executes else ()) | set(
+                    rule.parents if rule else ()
+                )
+                self._calls.insert(0, (node, [n for n in reads - needed if n not in constants]))
+                needed |= reads
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, State]]:
+        """Class response maps and what the rules kept."""
+        env: dict[fx.Node, Any] = {**self._constants, self._image: images}
+        states = {}
+        for node, read_last in self._calls:
+            execute = lambda node=node: _execute(node, env, self._modules)  # noqa: E731
+            if node in self._rules:
+                rule = self._rules[node]
+                env[node], states[node] = rule.forward(execute, *(env[parent] for parent in rule.parents))
+            elif node is not self._image:
+                env[node] = execute()
+            for done in read_last:
+                del env[done]
+        return env[self._output], states
+
+    def back(self, P: Tensor, states: dict, images: slice, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Visits (K, channels, H, W) of the images' pixels and leaked mass (K,), from P (K, C, h, w) at the top.
+
+        `images` are the images of this pass, `image` (K,) each peak's place among them.
+        """
+        visits = {self._output: P}
+        leaked = torch.zeros(len(P), dtype=torch.float64, device=P.device)
+        for node in reversed(self._graph.nodes):
+            if node not in self._rules or node not in visits:
+                continue
+            below, lost = self._rules[node].back(visits.pop(node), states[node], images, image)
+            leaked = leaked if lost is None else leaked + lost
+            for parent, p in zip(self._rules[node].parents, below):
+                # Several consumers of one tensor: their contributions add up.
+                visits[parent] = visits[parent] + p if parent in visits else p
+        return visits[self._image], leaked
+
+
+def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
+    """Trace `model` and find a rule for every call that P passes, or say which has none before any work is done."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(f"batch norm {name!r} uses its batch's statistics; call model.eval() first")
+    if any(p.dtype == torch.float16 for p in model.parameters()):
+        raise ValueError(
+            "float16 is refused for the walk: the ratios of Eq. 5 leave its range; use float32 or bfloat16"
+        )
+    graph, modules = _trace(model)
+    _out_of_place(graph)
+    for node in reversed(graph.nodes):
+        # A value that nobody reads is no consumer.
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+    builder = _Builder(graph, modules, signed)
+    rules, pending = {}, [_output(graph)]
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    while pending:
+        node = pending.pop()
+        if node in rules or node is image:
+            continue
+        rules[node] = builder.rule(node)
+        pending.extend(rules[node].parents)
+    if not any(image in rule.parents for rule in rules.values()):
+        raise NotImplementedError("no path leads from the model's output back to its image")
+    return Walk(graph, modules, builder.constants, rules)
+
+
+def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
+    """The graph of the model in evaluation mode. Modules are copied, parameters are shared."""
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    model = copy.deepcopy(model, shared).eval()
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    try:
+        graph = fx.Tracer().trace(model)
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
+        raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
+    return graph, dict(model.named_modules()) | {"": model}
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    (out,) = next(node for node in graph.nodes if node.op == "output").args
+    if not isinstance(out, fx.Node):
+        raise NotImplementedError("the model must return one tensor, its class response maps")
+    return out
+
+
+def _out_of_place(graph: fx.Graph) -> None:
+    """Turn in-place calls into plain ones; later readers of the overwritten tensor read the new one, as they did."""
+    plain = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+             operator.itruediv: operator.truediv, torch.relu_: torch.relu, F.relu_: torch.relu}  # fmt: skip
+    nodes = list(graph.nodes)
+    for i, node in enumerate(nodes):
+        inplace = node.kwargs.get("inplace", False)
+        if node.op == "call_function" and node.target in plain:
+            node.target, inplace = plain[node.target], True
+        elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            node.target, inplace = node.target[:-1], True
+        if "inplace" in node.kwargs:
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+        if inplace and isinstance(node.args[0], fx.Node):
+            later = set(nodes[i + 1 :])
+            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+
+
+def _execute(node: fx.Node, env: dict, modules: dict[str, nn.Module]) -> Any:
+    """What the model's own code does at this node."""
+    args, kwargs = (fx.node.map_arg(a, lambda n: env[n]) for a in (node.args, node.kwargs))
+    if node.op == "get_attr":
+        return operator.attrgetter(node.target)(modules[""])
+    if node.op == "call_module":
+        return modules[node.target](*args, **kwargs)
+    return (
+        node.target(*args, **kwargs)
+        if node.op == "call_function"
+        else getattr(args[0], node.target)(*args[1:], **kwargs)
+    )
+
+
+class _Builder:
+    """Finds the rule of a node. Nodes that do not depend on the image are constants and evaluated once, here."""
+
+    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], signed: bool):
+        self.modules, self.signed = modules, signed
+        self.constants: dict[fx.Node, Any] = {}
+        dynamic = set()
+        for node in graph.nodes:
+            if node.op == "placeholder" or any(n in dynamic for n in node.all_input_nodes):
+                dynamic.add(node)
+            elif node.op != "output":
+                with torch.no_grad():
+                    self.constants[node] = _execute(node, self.constants, modules)
+        norms = ((conv, self._norm_behind(conv)) for conv in graph.nodes if _is_convolution(self, conv))
+        self.folded = {conv: norm for conv, norm in norms if norm is not None}
+
+    def rule(self, node: fx.Node) -> Rule:
+        if node.op == "call_module":
+            module = self.modules[node.target]
+            for types, build in MODULE_RULES:
+                if isinstance(module, types):
+                    return build(self, node, module)
+        elif node.op == "call_function" and node.target in FUNCTION_RULES:
+            return FUNCTION_RULES[node.target](self, node)
+        elif node.op == "call_method" and node.target in METHOD_RULES:
+            return METHOD_RULES[node.target](self, node)
+        raise self.refusal(node, "no rule is known for it")
+
+    def refusal(self, node: fx.Node, why: str) -> NotImplementedError:
+        """The error that names operator and place."""
+        if node.op == "call_module":
+            what = f"{type(self.modules[node.target]).__name__} at {node.target!r}"
+        else:
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            place = stack[-1][0] if stack else ""
+            what = f"{getattr(node.target, '__name__', node.target)} ({node.name}) in {place or 'the model itself'!r}"
+        return NotImplementedError(
+            f"peak back-propagation cannot pass {what}: {why}; replace it in the model by layers that have a rule"
+        )
+
+    def value(self, argument: Any, node: fx.Node) -> Any:
+        """A call's argument that must not depend on the image: a number, a weight, or None."""
+        if isinstance(argument, fx.Node):
+            if argument not in self.constants:
+                raise self.refusal(node, f"its argument {argument.name} depends on the image")
+            return self.constants[argument]
+        return argument
+
+    def arguments(self, node: fx.Node, **defaults: Any) -> list[Any]:
+        """The call's arguments after the first tensor, by the names and defaults given, in that order."""
+        given = dict(zip(defaults, node.args[1:])) | {k: v for k, v in node.kwargs.items() if k in defaults}
+        return [self.value(given.get(name, default), node) for name, default in defaults.items()]
+
+    def source_and_pad(self, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
+        """The node's first input, seen through a zero pad: what U_hat is taken from, and the pad around it."""
+        source, pad = node.args[0], (0, 0, 0, 0)
+        while (more := self._zero_pad(source)) is not None:
+            pad = tuple(a + b for a, b in zip(pad, more))
+            source = source.args[0]
+        return source, pad
+
+    def _zero_pad(self, node: fx.Node) -> tuple[int, int, int, int] | None:
+        if node.op == "call_module" and isinstance(self.modules[node.target], nn.ZeroPad2d | nn.ConstantPad2d):
+            module = self.modules[node.target]
+            amounts, mode, value = module.padding, "constant", module.value
+        elif node.op == "call_function" and node.target in (F.pad, torch.constant_pad_nd):
+            amounts, mode, value = self.arguments(node, pad=None, mode="constant", value=None)
+        else:
+            return None
+        zero = mode == "constant" and not value and len(amounts) % 2 == 0 and min(amounts) >= 0
+        if not zero or any(amounts[4:]):
+            return None
+        return (*amounts, 0, 0)[:4]
+
+    def _norm_behind(self, conv: fx.Node) -> fx.Node | None:
+        """The batch norm that is the convolution's only consumer, identity or dropout between them allowed."""
+        users = list(conv.users)
+        while len(users) == 1:
+            if self.norm(users[0]) is not None:
+                return users[0]
+            users = list(users[0].users) if self._passes(users[0]) else []
+        return None
+
+    def _passes(self, node: fx.Node) -> bool:
+        """Identity or dropout."""
+        if node.op == "call_module":
+            return isinstance(self.modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd))
+        return node.op == "call_function" and node.target in DROPOUTS
+
+    def norm(self, node: fx.Node):
+        """(mean, variance, gamma, beta, eps) of a batch norm in evaluation mode, or None if the node is none."""
+        if node.op == "call_module" and isinstance(m := self.modules[node.target], nn.BatchNorm2d):
+            return m.running_mean, m.running_var, m.weight, m.bias, m.eps
+        if node.op == "call_function" and node.target is F.batch_norm:
+            mean, var, gamma, beta, training, _, eps = self.arguments(
+                node,
+                running_mean=None,
+                running_var=None,
+                weight=None,
+                bias=None,
+                training=False,
+                momentum=0.1,
+                eps=1e-5,
+            )
+            if training or mean is None:
+                raise ValueError(
+                    f"functional batch norm {node.name!r} uses its batch's statistics; call model.eval() first"
+                )
+            return mean, var, gamma, beta, eps
+        return None
+
+
+# ----------------------------------------------------------------------------------------- from a call to its rule
+
+
+def _pair(value) -> list[int]:
+    return [value, value] if isinstance(value, int) else [value[0], value[-1]]
+
+
+def _is_convolution(b: _Builder, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(b.modules[node.target], nn.Conv2d)
+    return node.op == "call_function" and node.target in (F.conv2d, torch.conv2d)
+
+
+def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
+    if weight.dim() != 4:
+        raise b.refusal(node, "only two-dimensional convolutions have a rule")
+    source, pad = b.source_and_pad(node)
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if node in b.folded:
+        mean, var, gamma, beta, eps = b.norm(b.folded[node])
+        scale = (1.0 if gamma is None else gamma.detach()) / torch.sqrt(var + eps)
+        bias = (0.0 if beta is None else beta.detach()) + ((0.0 if bias is None else bias) - mean) * scale
+        weight = weight * scale[:, None, None, None]
+    padding = padding if isinstance(padding, str) else _pair(padding)
+    return Convolution(source, weight, bias, _pair(stride), padding, _pair(dilation), groups, pad, b.signed)
+
+
+def _conv_module(b, node, m):
+    if m.padding_mode != "zeros":
+        raise b.refusal(node, f"its padding mode is {m.padding_mode!r}, and only zeros have a rule")
+    return _convolution(b, node, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+
+
+def _conv_function(b, node):
+    return _convolution(b, node, *b.arguments(node, weight=None, bias=None, stride=1, padding=0, dilation=1, groups=1))
+
+
+def _batch_norm(b, node, *_):
+    # On its own it passes P on unchanged, per channel, also where gamma <= 0: a stated approximation.
+    return (FoldedNorm if node in b.folded.values() else Rule)(node.args[0])
+
+
+def _unchanged(b, node, *_):
+    return Rule(node.args[0])
+
+
+def _max_pool(b, node, kernel, stride, padding, dilation, ceil_mode, return_indices=False):
+    if return_indices:
+        raise b.refusal(node, "it returns indices too")
+    options = dict(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+    return MaxPool(node.args[0], lambda U: F.max_pool2d(U, return_indices=True, **options))
+
+
+def _max_pool_module(b, node, m):
+    return _max_pool(b, node, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+
+
+def _max_pool_function(b, node):
+    return _max_pool(b, node, *b.arguments(
+        node, kernel_size=None, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False))  # fmt: skip
+
+
+def _adaptive_max_pool(b, node, size, return_indices=False):
+    if return_indices:
+        raise b.refusal(node, "it returns indices too")
+    return MaxPool(node.args[0], lambda U: F.adaptive_max_pool2d(U, size, return_indices=True))
+
+
+def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, divisor):
+    source, pad = b.source_and_pad(node)
+    (kh, kw) = _pair(kernel)
+    scale = 1.0 if divisor is None else kh * kw / divisor
+    apply = lambda U: F.avg_pool2d(  # noqa: E731
+        F.pad(U, pad) if any(pad) else U, kernel, stride, padding, ceil_mode, count_include_pad, divisor
+    )
+    return FixedWeights(source, apply, scale)
+
+
+def _avg_pool_module(b, node, m):
+    return _avg_pool(b, node, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override)
+
+
+def _avg_pool_function(b, node):
+    return _avg_pool(b, node, *b.arguments(
+        node, kernel_size=None, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
+        divisor_override=None))  # fmt: skip
+
+
+def _adaptive_avg_pool(b, node, size):
+    return FixedWeights(node.args[0], lambda U: F.adaptive_avg_pool2d(U, size))
+
+
+def _mean(b, node):
+    dims, keepdim = b.arguments(node, dim=None, keepdim=False)
+    dims = [dims] if isinstance(dims, int) else list(dims or ())
+    if not dims or any(d % 4 < 2 for d in dims):
+        raise b.refusal(node, "only a mean over rows and columns has a rule")
+    return FixedWeights(node.args[0], lambda U: U.mean(dim=dims, keepdim=keepdim))
+
+
+def _interpolate(b, node, size, scale_factor, mode, align_corners, recompute, antialias):
+    if mode not in ("nearest", "nearest-exact", "bilinear", "area"):
+        raise b.refusal(node, f"{mode} interpolation has negative weights; use bilinear or nearest")
+    options = dict(size=size, scale_factor=scale_factor, mode=mode, align_corners=align_corners,
+                   recompute_scale_factor=recompute, antialias=antialias)  # fmt: skip
+    return FixedWeights(node.args[0], lambda U: F.interpolate(U, **options))
+
+
+def _interpolate_module(b, node, m):
+    return _interpolate(b, node, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor, False)
+
+
+def _interpolate_function(b, node):
+    return _interpolate(b, node, *b.arguments(
+        node, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None,
+        antialias=False))  # fmt: skip
+
+
+def _operands(b, node) -> list[tuple[Any, bool]]:
+    """The two operands of a binary call, each with whether it depends on the image."""
+    other = node.kwargs.get("other", node.args[1] if len(node.args) > 1 else None)
+    return [(o, isinstance(o, fx.Node) and o not in b.constants) for o in (node.args[0], other)]
+
+
+def _add(b, node):
+    (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
+    # A constant takes no share.
+    if not (x_dynamic and y_dynamic):
+        return Rule(x if x_dynamic else y)
+    return Addition(x, y, b.value(node.kwargs.get("alpha", 1), node))
+
+
+def _subtract(b, node):
+    (x, x_dynamic), (_, y_dynamic) = _operands(b, node)
+    if not x_dynamic or y_dynamic:
+        raise b.refusal(node, "only a constant may be subtracted")
+    return Rule(x)
+
+
+def _positive(b, constant) -> bool:
+    value = b.constants.get(constant, constant) if isinstance(constant, fx.Node) else constant
+    return bool((torch.as_tensor(value) > 0).all())
+
+
+def _divide(b, node):
+    (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
+    if not x_dynamic or y_dynamic or not _positive(b, y):
+        raise b.refusal(node, "only division by a positive constant has a rule")
+    return Rule(x)
+
+
+def _multiply(b, node):
+    (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
+    if x_dynamic and y_dynamic:
+        return Rule(_gated(b, node, x, y))
+    if not _positive(b, y if x_dynamic else x):
+        raise b.refusal(node, "only multiplication by a positive constant or by a gate has a rule")
+    return Rule(x if x_dynamic else y)
+
+
+def _gated(b, node, x: fx.Node, y: fx.Node) -> fx.Node:
+    """The operand that P goes to: the one that is not the gate."""
+    for is_gate in (_is_squashed, _is_broadcast):
+        x_gate, y_gate = is_gate(b, x), is_gate(b, y)
+        if x_gate != y_gate:
+            return y if x_gate else x
+    # An activation written out, x * g(x): slope 1, like every activation.
+    if _elementwise_root(b, y, ()) in (x, _elementwise_root(b, x, AFFINE)):
+        return x
+    if _elementwise_root(b, x, ()) in (y, _elementwise_root(b, y, AFFINE)):
+        return y
+    raise b.refusal(node, "both operands are full maps and neither is a sigmoid, hard-sigmoid or softmax gate")
+
+
+def _elementwise_root(b, node: fx.Node, only: tuple[str, ...]) -> fx.Node:
+    """The tensor that `node` was computed from by elementwise steps, each with one input that depends on the image."""
+    while node.op != "placeholder":
+        inputs = [n for n in node.all_input_nodes if n not in b.constants]
+        name = getattr(node.target, "__name__", node.target)
+        known = name in AFFINE or (not only and (name in ELEMENTWISE or _is_activation(b, node)))
+        if len(inputs) != 1 or not known:
+            return node
+        (node,) = inputs
+    return node
+
+
+def _is_activation(b, node) -> bool:
+    if node.op == "call_module":
+        return isinstance(b.modules[node.target], ACTIVATIONS)
+    return node.target in ACTIVATION_FUNCTIONS
+
+
+def _is_squashed(b, node) -> bool:
+    if node.op == "call_module":
+        return isinstance(b.modules[node.target], (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d))
+    names = ("sigmoid", "hardsigmoid", "softmax")
+    return getattr(node.target, "__name__", node.target) in names
+
+
+def _is_broadcast(b, node) -> bool:
+    """Whether every path from the image to this node goes through a global pooling, so that it has one position."""
+    if node.op == "placeholder":
+        return False
+    if node.op == "call_module" and isinstance(
+        m := b.modules[node.target], (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+    ):
+        return m.output_size in (1, (1, 1))
+    if node.op == "call_function" and node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
+        return b.arguments(node, output_size=None)[0] in (1, (1, 1), [1, 1])
+    if getattr(node.target, "__name__", node.target) in ("mean", "amax"):
+        dims = b.arguments(node, dim=())[0] or ()
+        return len({d % 4 for d in ([dims] if isinstance(dims, int) else dims)} & {2, 3}) == 2
+    inputs = [n for n in node.all_input_nodes if n not in b.constants]
+    return bool(inputs) and all(_is_broadcast(b, n) for n in inputs)
+
+
+def _concatenate(b, node):
+    sources = node.args[0] if node.args else node.kwargs["tensors"]
+    if any(s in b.constants for s in sources):
+        raise b.refusal(node, "it concatenates a constant")
+    dim = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
+    return Concatenation(sources, dim)
+
+
+def _replay(b, node, source) -> Callable[[Tensor], Tensor]:
+    """The node's call as a function of its first tensor."""
+    env = {**b.constants}
+    return lambda t: _execute(node, env | {source: t}, b.modules)
+
+
+def _selection(b, node):
+    if any(n is not node.args[0] and n not in b.constants for n in node.all_input_nodes):
+        raise b.refusal(node, "where it cuts depends on the image's values or size")
+    return Selection(node.args[0], _replay(b, node, node.args[0]))
+
+
+def _getitem(b, node):
+    parts = node.args[0]
+    name = getattr(parts.target, "__name__", parts.target) if parts.op != "placeholder" else ""
+    if name in ("chunk", "split", "tensor_split", "unbind"):
+        cut, source = _replay(b, parts, parts.args[0]), parts.args[0]
+        return Selection(source, lambda t: cut(t)[node.args[1]])
+    return _selection(b, node)
+
+
+def _reshape(b, node, *_):
+    return Reshape(node.args[0])
+
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign,
+)  # fmt: skip
+ACTIVATION_FUNCTIONS = (
+    F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.rrelu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish,
+    F.sigmoid, torch.sigmoid, F.logsigmoid, F.tanh, torch.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign,
+)  # fmt: skip
+AFFINE = ("add", "mul", "truediv", "div", "sub")
+ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "relu", "sigmoid", "tanh")
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+
+MODULE_RULES: list[tuple[Any, Callable]] = [
+    (nn.Conv2d, _conv_module),
+    (nn.BatchNorm2d, _batch_norm),
+    (ACTIVATIONS, _unchanged),
+    ((nn.Identity, nn.modules.dropout._DropoutNd), _unchanged),
+    (nn.MaxPool2d, _max_pool_module),
+    (nn.AdaptiveMaxPool2d, lambda b, node, m: _adaptive_max_pool(b, node, m.output_size, m.return_indices)),
+    (nn.AvgPool2d, _avg_pool_module),
+    (nn.AdaptiveAvgPool2d, lambda b, node, m: _adaptive_avg_pool(b, node, m.output_size)),
+    (nn.Upsample, _interpolate_module),
+    (nn.Linear, lambda b, node, m: Linear(node.args[0], m.weight.detach())),
+    ((nn.Flatten, nn.Unflatten), _reshape),
+    ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), lambda b, node, m: _selection(b, node)),
+]
+FUNCTION_RULES: dict[Callable, Callable] = {
+    **dict.fromkeys((F.conv2d, torch.conv2d), _conv_function),
+    F.batch_norm: _batch_norm,
+    **dict.fromkeys((*ACTIVATION_FUNCTIONS, *DROPOUTS), _unchanged),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool_function),
+    F.adaptive_max_pool2d: lambda b, node: _adaptive_max_pool(
+        b, node, *b.arguments(node, output_size=None, return_indices=False)),
+    F.avg_pool2d: _avg_pool_function,
+    F.adaptive_avg_pool2d: lambda b, node: _adaptive_avg_pool(b, node, *b.arguments(node, output_size=None)),
+    torch.mean: _mean,
+    F.interpolate: _interpolate_function,
+    F.linear: lambda b, node: Linear(node.args[0], b.arguments(node, weight=None)[0].detach()),
+    **dict.fromkeys((operator.add, torch.add), _add),
+    **dict.fromkeys((operator.sub, torch.sub, torch.subtract), _subtract),
+    **dict.fromkeys((operator.mul, torch.mul, torch.multiply), _multiply),
+    **dict.fromkeys((operator.truediv, torch.div, torch.divide), _divide),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
+    **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), _reshape),
+    **dict.fromkeys((torch.permute, torch.transpose, torch.narrow, F.pixel_shuffle, F.pixel_unshuffle), _selection),
+    operator.getitem: _getitem,
+}  # fmt: skip
+METHOD_RULES: dict[str, Callable] = {
+    **dict.fromkeys(("relu", "sigmoid", "tanh", "contiguous", "clone", "float"), _unchanged),
+    "add": _add, "sub": _subtract, "subtract": _subtract, "mul": _multiply, "multiply": _multiply, "div": _divide,
+    "divide": _divide, "mean": _mean,
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("permute", "transpose", "narrow"), _selection),
+}  # fmt: skip
