@@ -7,5 +7,10 @@ from .aggregation import aggregation
 from .networks import fully_convolutional, network
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import PeakStimulation, peak_stimulation
+from .retrieval import Proposals
+from .segmenter import Instance, Segmentation, SegmentationSettings, Segmenter
 
-__all__ = ["PeakBackprop", "PeakStimulation", "aggregation", "fully_convolutional", "network", "peak_stimulation"]
+__all__ = [
+    "Instance", "PeakBackprop", "PeakStimulation", "Proposals", "Segmentation", "SegmentationSettings", "Segmenter",
+    "aggregation", "fully_convolutional", "network", "peak_stimulation",
+]  # fmt: skip

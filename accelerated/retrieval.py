@@ -415,10 +415,10 @@ def prepare(
 
     shape: (H, W), the size of R; masks of another size are resized to it. width: of the contour, in pixels at that
     size.
-    min_area, max_area: a proposal takes part if min_area <= area / (H * W) < max_area, measured at that size.
+    min_area, max_area: a proposal takes part if min_area <= its share of its own picture < max_area.
     """
     masks = proposals.resized(*shape)
-    fraction = masks.areas().double() / (masks.height * masks.width)
+    fraction = proposals.areas().double() / (proposals.height * proposals.width)
     return Prepared(masks, masks.contours(width), (fraction >= min_area) & (fraction < max_area))
 
 

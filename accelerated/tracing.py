@@ -530,7 +530,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 ACTIVATION_FUNCTIONS = (
     F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.rrelu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish,
-    F.sigmoid, torch.sigmoid, F.logsigmoid, F.tanh, torch.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, F.softsign,
+    F.sigmoid, torch.sigmoid, F.logsigmoid, F.tanh, torch.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus,
+    F.softsign,
 )  # fmt: skip
 AFFINE = ("add", "mul", "truediv", "div", "sub")
 ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "relu", "sigmoid", "tanh")

@@ -1,0 +1,149 @@
+"""Checkpoints: a JSON page that says what the network is and how it was made, and safetensors files with its weights.
+
+The JSON is written last and names the other files, so a write that is cut short leaves the previous checkpoint whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from prm import InputError
+
+from .networks import network
+
+FORMAT = "prm-checkpoint-1"
+SHIPPED = Path(__file__).parent / "networks" / "nuclei.json"
+"""The network that comes with the package: nuclei in microscopy, trained from tile labels only."""
+
+
+@dataclass
+class Checkpoint:
+    """A trained network and what is needed to use and to go on training it.
+
+    network : {"name": one of NETWORKS, "options": its keyword arguments}
+    class_names : one name a class response map
+    input : {"mean", "std": per channel, of values in [0, 1]; "size": training crop in pixels}
+    aggregation : {"name": one of AGGREGATIONS, "options": its keyword arguments}
+    training : settings, seed and command; `epoch` counts the finished ones
+    segmentation : settings that `prm segment` takes as its defaults
+    state, momentum : parameters and buffers by name; the optimiser's momentum by parameter name
+    """
+
+    network: dict
+    class_names: list[str]
+    input: dict
+    aggregation: dict
+    training: dict = field(default_factory=dict)
+    segmentation: dict = field(default_factory=dict)
+    figures: dict = field(default_factory=dict)
+    epoch: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    momentum: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def model(self) -> nn.Module:
+        """The network with its weights, in evaluation mode. Raises InputError where they do not fit each other."""
+        try:
+            model = network(self.network["name"], len(self.class_names), **self.network.get("options", {}))
+            model.load_state_dict(self.state)
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise InputError(
+                f"checkpoint of {self.network}: weights and network do not fit ({_line(error)})"
+            ) from error
+        return model.eval()
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises InputError where the disk refuses, and leaves nothing behind."""
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write `path` (a .json) and the safetensors files that it names, replacing an earlier checkpoint there."""
+    path = Path(path)
+    files = {"weights": checkpoint.state, "momentum": checkpoint.momentum}
+    page = {k: v for k, v in vars(checkpoint).items() if k not in ("state", "momentum")}
+    earlier = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
+    page["files"] = {}
+    for kind, tensors in files.items():
+        if tensors:
+            content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+            name = f"{path.stem}.{kind}.{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+            atomic_write(path.parent / name, content)
+            page["files"][kind] = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
+    atomic_write(path, (json.dumps({"format": FORMAT, **page}, indent=1) + "\n").encode())
+    for old in earlier.values():
+        if old["name"] not in [f["name"] for f in page["files"].values()]:
+            (path.parent / old["name"]).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint: its .json page, or the folder that holds checkpoint.json.
+
+    Raises InputError for a path that is not there, a file that is no checkpoint, and damaged or missing weights.
+    """
+    path = Path(path)
+    path = path / "checkpoint.json" if path.is_dir() else path
+    try:
+        page = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such checkpoint; `prm train` writes checkpoint.json into its output folder"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a checkpoint of prm (a .json page written by `prm train`)") from error
+    if not isinstance(page, dict) or page.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: not a checkpoint of prm (its format is not {FORMAT!r})")
+    files = page.pop("files", {})
+    try:
+        tensors = {kind: _verified(path.parent / f["name"], f["sha256"]) for kind, f in files.items()}
+        return Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path}: the checkpoint is incomplete ({_line(error)})") from error
+
+
+def _verified(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise InputError(f"{path}: damaged (its SHA-256 is not the one its checkpoint names)")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: weights cannot be read ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def random_checkpoint(name: str, class_names: list[str], seed: int = 0, **options) -> Checkpoint:
+    """A network with random weights, for measuring time and memory."""
+    torch.manual_seed(seed)
+    model = network(name, len(class_names), **options)
+    return Checkpoint(
+        network={"name": name, "options": options}, class_names=list(class_names),
+        input={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "size": 448},
+        aggregation={"name": "peak", "options": {}}, state=model.state_dict(),
+    )  # fmt: skip

@@ -1,0 +1,250 @@
+"""Algorithm 1 (Zhou et al. 2018, section 3.4): pictures and their segment proposals to instances.
+
+Class response maps -> peaks -> Peak Response Maps -> scored proposals (Eq. 6) -> non-maximum suppression. Proposals are
+handed in; this module makes none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prm import InputError
+
+from .checkpoint import Checkpoint
+from .inputs import to_input
+from .peak_backprop import PeakBackprop, PreparedWalk
+from .peak_stimulation import enlarge, peak_stimulation
+from .retrieval import Proposals, background, best, nms, prepare, score, terms
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """Settings of Algorithm 1; a checkpoint carries its own.
+
+    size : network input size as the shorter side in pixels, or None for the picture's own size
+    longest : most pixels of the longer side; the picture is scaled down to it
+    window, threshold, upsample : peaks, as for `peak_stimulation`
+    class_threshold : a class takes part if sigmoid(s) >= this
+    peak_threshold : a peak takes part if its response >= this share of its class's strongest peak
+    peak_minimum : absolute least response of a peak (released code: 30 with class_threshold 0.5), or None
+    max_peaks : most peaks of a picture, the strongest by share of their class's strongest
+    alpha, beta_area, bias : Eq. 6; beta is stated per image area, beta = beta_area / (H * W)
+    contour : side of the square of the morphological gradient, pixels at network input size
+    min_area, max_area : limits of a proposal's share of the picture
+    nms, nms_per_class : mask IoU from which the weaker instance is suppressed; within its class only, or across all
+    """
+
+    size: int | None = None
+    longest: int = 1333
+    window: int = 3
+    threshold: str | float | None = "median"
+    upsample: int = 1
+    class_threshold: float = 0.5
+    peak_threshold: float = 0.3
+    peak_minimum: float | None = None
+    max_peaks: int = 300
+    alpha: float = 0.8
+    beta_area: float = 2.0
+    bias: float = 0.95
+    contour: int = 5
+    min_area: float = 2e-5
+    max_area: float = 0.85
+    nms: float = 0.3
+    nms_per_class: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One segmented instance.
+
+    label : class index
+    mask : one run-length encoded mask at the picture's own size
+    score : Eq. 6
+    confidence : sigmoid of the class's score
+    peak : (row, column) in the picture's coordinates, pixel centres at integers
+    prm : (H, W), network input size, sum 1; the PRMs of suppressed instances are merged in
+    proposal : index among the proposals handed in
+    terms : the three sums of Eq. 6 before weighting: R over S, R over contour(S), Q over S
+    """
+
+    label: int
+    mask: Proposals
+    score: float
+    confidence: float
+    peak: tuple[float, float]
+    prm: Tensor
+    proposal: int
+    terms: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer for one picture: instances by falling score, none being a valid answer.
+
+    size : (H, W) of the picture
+    maps : (C, h, w) class response maps
+    scores : (C,) class scores before the sigmoid
+    peaks : number of peaks that were walked back
+    leaked : (peaks,) mass that each walk lost
+    seconds : time by stage: forward, peaks, walk, retrieval; the forward pass of a batch is shared evenly
+    """
+
+    size: tuple[int, int]
+    maps: Tensor
+    scores: Tensor
+    instances: list[Instance]
+    peaks: int = 0
+    leaked: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Segmenter:
+    """Algorithm 1 for pictures of any sizes.
+
+    Parameters
+    ----------
+    model : classifier that maps network inputs (N, 3, H, W) to class response maps
+    mean, std, contrast : how a picture becomes network input, see `to_input`
+    settings : SegmentationSettings
+    device : where to compute
+    """
+
+    def __init__(
+        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], contrast: bool = False,
+        settings: SegmentationSettings | None = None, device: str = "cpu",
+    ):  # fmt: skip
+        self.settings = settings or SegmentationSettings()
+        self.mean, self.std, self.contrast, self.device = list(mean), list(std), contrast, device
+        self.walk = PeakBackprop(model.to(device).eval(), upsample=self.settings.upsample)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", **overrides) -> Segmenter:
+        """A segmenter with the checkpoint's network and settings; `overrides` replace single settings."""
+        try:
+            settings = SegmentationSettings(**(checkpoint.segmentation | overrides))
+        except TypeError as error:
+            raise InputError(f"checkpoint: unknown segmentation setting ({error})") from None
+        given = checkpoint.input
+        return cls(checkpoint.model(), given["mean"], given["std"], given.get("contrast", False), settings, device)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the network's input for a picture."""
+        factor = 1.0 if self.settings.size is None else self.settings.size / min(height, width)
+        factor = min(factor, self.settings.longest / max(height, width))
+        return max(1, round(factor * height)), max(1, round(factor * width))
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Segmentation]:
+        """Segment pictures (H, W, 3) uint8, each with its own proposals at its own size.
+
+        Pictures whose network inputs have one size share a forward pass. Raises InputError where proposals are not of
+        their picture's size, and ValueError for non-finite class response maps.
+        """
+        for image, own in zip(images, proposals, strict=True):
+            if (own.height, own.width) != image.shape[:2]:
+                raise InputError(
+                    f"proposals are for {own.height} x {own.width}, the picture is {image.shape[0]} x {image.shape[1]}"
+                )
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(images):
+            groups.setdefault(self.input_size(*image.shape[:2]), []).append(i)
+        answers: dict[int, Segmentation] = {}
+        for size, members in groups.items():
+            started = time.perf_counter()
+            run = self.walk.prepare(torch.cat([self._input(images[i], size) for i in members]).to(self.device))
+            forward = (time.perf_counter() - started) / len(members)
+            for n, i in enumerate(members):
+                answers[i] = self._segment(run, n, images[i].shape[:2], proposals[i], {"forward": forward})
+        return [answers[i] for i in range(len(images))]
+
+    def _input(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
+        tensor = to_input(image, self.mean, self.std, self.contrast)[None]
+        if tensor.shape[2:] == size:
+            return tensor
+        return F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _segment(
+        self, run: PreparedWalk, n: int, size: tuple[int, int], proposals: Proposals, seconds: dict[str, float]
+    ) -> Segmentation:
+        maps = run.maps[n]
+        with _timed(seconds, "peaks"):
+            scores, peaks = self._peaks(maps)
+        with _timed(seconds, "walk"):
+            rows = torch.cat([torch.full_like(peaks[:, :1], n), peaks], dim=1)
+            walked = run.prms(rows)
+        with _timed(seconds, "retrieval"):
+            instances = self._retrieve(maps, scores, peaks, walked.prms, walked.empty, size, proposals)
+        return Segmentation(
+            tuple(size), maps.cpu(), scores.cpu(), instances, len(peaks), walked.leaked.cpu(), seconds
+        )  # fmt: skip
+
+    def _peaks(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores (C,) and the peaks (K, 3) to walk from, rows (class, row, column): Algorithm 1, lines 3-5."""
+        s = self.settings
+        scores, peaks = peak_stimulation(maps[None], s.window, s.threshold, s.upsample)
+        peaks = peaks[:, 1:]
+        value = self._responses(maps, peaks)
+        strongest = torch.full_like(scores[0], float("-inf")).scatter_reduce(0, peaks[:, 0], value, "amax")[peaks[:, 0]]
+        # Where even the strongest response is not positive a share of it means nothing: only the strongest passes.
+        passes = torch.where(strongest > 0, value >= s.peak_threshold * strongest, value == strongest)
+        passes &= scores[0].sigmoid()[peaks[:, 0]] >= s.class_threshold
+        if s.peak_minimum is not None:
+            passes &= value >= s.peak_minimum
+        peaks, share = peaks[passes], (value / strongest.abs().clamp(min=1e-30))[passes]
+        if len(peaks) > s.max_peaks:
+            peaks = peaks[share.argsort(descending=True, stable=True)[: s.max_peaks].sort().values]
+        return scores[0], peaks
+
+    def _responses(self, maps: Tensor, peaks: Tensor) -> Tensor:
+        """The (enlarged) class response map's values (K,) at the peaks."""
+        c, row, col = peaks.unbind(1)
+        return enlarge(maps[None].to(torch.promote_types(maps.dtype, torch.float32)), self.settings.upsample)[
+            0, c, row, col
+        ]
+
+    def _retrieve(self, maps, scores, peaks, prms, empty, size, proposals: Proposals) -> list[Instance]:
+        """Best proposal of each PRM by Eq. 6, then suppression: Algorithm 1, lines 6-13."""
+        s, (H, W) = self.settings, prms.shape[1:]
+        peaks, prms = peaks[~empty], prms[~empty]
+        if not len(peaks) or not len(proposals):
+            return []
+        ready = prepare(proposals.to(self.device), (H, W), s.contour, s.min_area, s.max_area)
+        classes, of = peaks[:, 0].unique(return_inverse=True)
+        sums = terms(prms, ready, background(maps, classes, (H, W), s.bias), of)
+        values = score(sums, s.alpha, s.beta_area / (H * W))
+        choice = best(values, ready.allowed)
+        if int(choice[0]) < 0:
+            return []
+        value = values.gather(1, choice[:, None])[:, 0]
+        chosen = proposals.select(choice.cpu())
+        kept, merged = nms(chosen, value, peaks[:, 0], peaks[:, 1:], prms, s.nms, s.nms_per_class)
+        instances = []
+        for k, prm in zip(kept.tolist(), merged):
+            label, *peak = peaks[k].tolist()
+            instances.append(Instance(
+                label=label, mask=chosen.select([k]), score=float(value[k]), confidence=float(scores[label].sigmoid()),
+                peak=self._position(peak, maps.shape[1:], size), prm=prm.cpu(), proposal=int(choice[k]),
+                terms=tuple(sums[k, choice[k]].tolist()),
+            ))  # fmt: skip
+        return instances
+
+    def _position(self, peak: list[int], map_size, size) -> tuple[float, float]:
+        """(i + 0.5) * H_image / H_map - 0.5, i the fractional row on the un-enlarged map; columns alike."""
+        f = self.settings.upsample
+        on_map = [i * (m - 1) / max(f * m - 1, 1) for i, m in zip(peak, map_size)]
+        return tuple((i + 0.5) * full / m - 0.5 for i, m, full in zip(on_map, map_size, size))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str):
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
