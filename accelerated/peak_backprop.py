@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .peak_stimulation import check_finite, source_positions
+from .rules import Visits
 from .tracing import Walk, walk_plan
 
 # A pass holds a handful of maps of the largest layer's size for every peak it carries.
@@ -43,6 +44,7 @@ class PreparedWalk:
 
     def __init__(self, plan: Walk, images: Tensor, upsample: int, max_memory: int):
         self._plan, self._upsample, self._max_memory = plan, upsample, max_memory
+        self._chunk = 1
         self.image_shape = tuple(images.shape)
         self.maps, self._states = plan.forward(images)
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
@@ -51,12 +53,6 @@ class PreparedWalk:
                 "fully_convolutional(model) removes global pooling and turns linear layers into 1x1 convolutions"
             )
         check_finite(self.maps)
-
-    @property
-    def chunk(self) -> int:
-        """How many peaks go down in one pass within `max_memory`."""
-        largest = max([self.maps[0].numel(), *(state.numel for state in self._states.values())])
-        return max(1, self._max_memory // (MAPS_PER_PEAK * largest * self.maps.element_size()))
 
     @torch.no_grad()
     def prms(self, peaks: Tensor) -> PeakResponseMaps:
@@ -74,12 +70,16 @@ class PreparedWalk:
         prms = self.maps.new_zeros((len(peaks), H, W))
         leaked = torch.zeros(len(peaks), dtype=torch.float64, device=self.maps.device)
         # Peaks of one image next to each other: most chunks then see one image only and gather nothing.
-        order = peaks[:, 0].argsort(stable=True)
-        for rows in order.split(self.chunk):
+        waiting = peaks[:, 0].argsort(stable=True)
+        while len(waiting):
+            rows, waiting = waiting.split([n := min(self._chunk, len(waiting)), len(waiting) - n])
             first, last = int(peaks[rows[0], 0]), int(peaks[rows[-1], 0])
-            image = peaks[rows, 0] - first
-            visits, lost = self._plan.back(self._start(peaks[rows]), self._states, slice(first, last + 1), image)
-            prms[rows], leaked[rows] = visits.sum(dim=1), lost
+            start = self._start(peaks[rows], first)
+            visits, lost, largest = self._plan.back(start, self._states, slice(first, last + 1))
+            visits = visits.with_(visits.P.sum(dim=1, keepdim=True)).on(H, W, whole=(True, True))
+            prms[rows], leaked[rows] = visits.P[:, 0], lost
+            # The first peak goes alone and shows how large the windows grow.
+            self._chunk = max(1, self._max_memory // (MAPS_PER_PEAK * largest * self.maps.element_size()))
         total = prms.sum(dim=(1, 2), keepdim=True)
         empty = total.flatten() <= 0
         prms = torch.where(total > 0, prms / total, 0)
@@ -94,17 +94,17 @@ class PreparedWalk:
                 f"peak {peaks[outside[0, 0]].tolist()} (image, class, row, column) lies outside maps of {size.tolist()}"
             )
 
-    def _start(self, peaks: Tensor) -> Tensor:
-        """P at the top, (K, C, h, w): 1 at the peak, or its bilinear weights if it was found on an enlarged map."""
+    def _start(self, peaks: Tensor, first: int) -> Visits:
+        """P at the top: 1 at the peak, or its bilinear weights over 2 x 2 positions if it was on an enlarged map."""
         _, C, h, w = self.maps.shape
-        start = self.maps.new_zeros((len(peaks), C, h, w))
-        k, (_, c, row, col) = torch.arange(len(peaks), device=peaks.device), peaks.unbind(1)
-        rows, cols = (source_positions(size, self._upsample, peaks.device) for size in (h, w))
-        for i, ti in ((rows[0], 1 - rows[2]), (rows[1], rows[2])):
-            for j, tj in ((cols[0], 1 - cols[2]), (cols[1], cols[2])):
-                weight = (ti[row] * tj[col]).to(start.dtype)
-                start.index_put_((k, c, i[row], j[col]), weight, accumulate=True)
-        return start
+        n, c, row, col = peaks.unbind(1)
+        (top, _, down), (left, _, right) = (source_positions(size, self._upsample, peaks.device) for size in (h, w))
+        P = self.maps.new_zeros((len(peaks), C, 1, 1) if self._upsample == 1 else (len(peaks), C, 2, 2))
+        k = torch.arange(len(peaks), device=peaks.device)
+        for i, weight_i in enumerate((1 - down[row], down[row])[: P.shape[2]]):
+            for j, weight_j in enumerate((1 - right[col], right[col])[: P.shape[3]]):
+                P[k, c, i, j] = (weight_i * weight_j).to(P.dtype)
+        return Visits(P, torch.stack([top[row], left[col]], dim=1).cpu(), n - first).on(h, w)
 
 
 class PeakBackprop:

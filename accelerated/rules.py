@@ -2,6 +2,9 @@
 
 A rule knows which inputs P goes to, what to keep of the forward pass, and how P goes back. `tracing.py` finds the rules
 of a network and strings them along its graph.
+
+P is zero outside a peak's receptive field, so each peak carries only the window of every map that its field reaches:
+`Visits`. Windows of one layer have one size; where that reaches the map's own, they become the whole map.
 """
 
 from __future__ import annotations
@@ -15,6 +18,72 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, and what came from above leaks
+
+
+# --------------------------------------------------------------------------------------------------------- windows
+
+
+@dataclass
+class Visits:
+    """P of K peaks on windows of one layer's map: `P` (K, C, h, w), zero wherever a window reaches over the border.
+
+    `origin` (K, 2) int64 on the host: row and column of each window's first element. `image` (K,): each peak's image.
+    Tensors without rows and columns, (K, F), have no window: their `origin` is zero.
+    """
+
+    P: Tensor
+    origin: Tensor
+    image: Tensor
+
+    def with_(self, P: Tensor, origin: Tensor | None = None) -> Visits:
+        return Visits(P, self.origin if origin is None else origin, self.image)
+
+    def of(self, maps: Tensor, fill: float = 0) -> Tensor:
+        """Each peak's window of per-image maps (N, C, H, W): (K, C, h, w), or (1, C, H, W) to broadcast."""
+        if maps.dim() != 4 or (self.P.shape[2:] == maps.shape[2:] and not self.origin.any()):
+            return maps if maps.shape[0] == 1 else maps[self.image]
+        out = maps.new_full((len(self.P), maps.shape[1], *self.P.shape[2:]), fill)
+        for k, (n, origin) in enumerate(zip(self.image.tolist(), self.origin.tolist())):
+            cuts = [_overlap(o, h, have) for o, h, have in zip(origin, self.P.shape[2:], maps.shape[2:])]
+            out[(k, slice(None), *(here for here, _ in cuts))] = maps[(n, slice(None), *(there for _, there in cuts))]
+        return out
+
+    def moved(self, origin: Tensor, size: tuple[int, int]) -> Visits:
+        """The same visits on other windows; what lies outside of these is dropped."""
+        out = self.P.new_zeros((*self.P.shape[:2], *size))
+        offsets = (origin - self.origin).tolist()
+        for k, offset in enumerate(offsets):
+            cuts = [_overlap(o, length, have) for o, length, have in zip(offset, size, self.P.shape[2:])]
+            out[(k, slice(None), *(here for here, _ in cuts))] = self.P[(k, slice(None), *(there for _, there in cuts))]
+        return Visits(out, origin, self.image)
+
+    def on(self, height: int, width: int, whole: tuple[bool, bool] = (False, False)) -> Visits:
+        """Windows no longer than the map along either axis, and the whole axis where `whole` says so."""
+        if self.P.dim() != 4:
+            return self
+        have, full = self.P.shape[2:], (height, width)
+        whole = [w or h >= f for w, h, f in zip(whole, have, full)]
+        size = tuple(f if w else h for w, h, f in zip(whole, have, full))
+        origin = self.origin * torch.tensor([0 if w else 1 for w in whole])
+        return self if size == have and torch.equal(origin, self.origin) else self.moved(origin, size)
+
+    def __add__(self, other: Visits) -> Visits:
+        """The sum of two contributions to one tensor, on windows that hold both."""
+        if self.P.shape == other.P.shape and torch.equal(self.origin, other.origin):
+            return self.with_(self.P + other.P)
+        origin = torch.minimum(self.origin, other.origin)
+        ends = (v.origin + torch.tensor(v.P.shape[2:]) for v in (self, other))
+        size = tuple((torch.maximum(*ends) - origin).amax(dim=0).tolist())
+        out = self.moved(origin, size)
+        out.P += other.moved(origin, size).P
+        return out
+
+
+def _overlap(offset: int, length: int, have: int) -> tuple[slice, slice]:
+    """Where a window of `length` that begins at `offset` of `have` elements meets them: in the window, and in them."""
+    first, last = max(offset, 0), min(offset + length, have)
+    last = max(first, last)
+    return slice(first - offset, last - offset), slice(first, last)
 
 
 # --------------------------------------------------------------------------------------------------- the operators
@@ -39,27 +108,50 @@ def _(U, weight, stride, padding, dilation, groups):
 
 @torch.library.custom_op("prm::walk_conv2d", mutates_args=())
 def _walk_conv2d(
-    P: Tensor, image: Tensor, above: Tensor, below: Tensor, weight: Tensor,
+    P: Tensor, image: Tensor, origin: Tensor, above: Tensor, below: Tensor, weight: Tensor,
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> Tensor:  # fmt: skip
-    """Eq. 4 for K peaks: below[image] * convT(P * above[image], weight), (K, C_in, i, j).
+    """Eq. 4 for K peaks: below * convT(P * above, weight), on the windows of the maps below that P's windows read.
 
-    P (K, C_out, p, q); image (K,) int64 into the first axis of above (N, C_out, p, q) and below (N, C_in, i, j).
-    With above = 1 / Z and below = U_hat this is P(U).
+    P (K, C_out, h, w), windows whose first elements lie at origin (K, 2) int64, on the host, of the maps above; image
+    (K,) int64 into the first axis of above (N, C_out, p, q) and below (N, C_in, i, j). With above = 1 / Z and below =
+    U_hat this is P(U). The answer's windows are `windows_below`'s.
     """
-    shape = (P.shape[0], *below.shape[1:])
-    walked = torch.nn.grad.conv2d_input(shape, weight, P * _of(above, image), stride, padding, dilation, groups)
-    return walked * _of(below, image)
+    visits = Visits(P, origin, image)
+    _, whole = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
+    q = P * visits.of(above)
+    if P.shape[2:] == above.shape[2:]:
+        out = Visits(torch.nn.grad.conv2d_input(
+            (len(P), *below.shape[1:]), weight, q, stride, padding, dilation, groups), 0 * origin, image)  # fmt: skip
+    else:
+        reached = F.conv_transpose2d(q, weight, None, stride, 0, 0, groups, dilation)
+        start = origin * torch.tensor(stride) - torch.tensor(padding)
+        out = Visits(reached, start, image).on(*below.shape[2:], whole=whole)
+    return out.P * out.of(below)
 
 
 @_walk_conv2d.register_fake
-def _(P, image, above, below, weight, stride, padding, dilation, groups):
-    return P.new_empty((P.shape[0], *below.shape[1:]))
+def _(P, image, origin, above, below, weight, stride, padding, dilation, groups):
+    size, _ = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
+    return P.new_empty((P.shape[0], below.shape[1], *size))
 
 
-def _of(per_image: Tensor, image: Tensor) -> Tensor:
-    """Each peak's own rows of a per-image tensor; broadcast instead of gathered where there is one image."""
-    return per_image if per_image.shape[0] == 1 else per_image[image]
+def windows_below(visits, above, below, weight, stride, dilation) -> tuple[list[int], list[bool]]:
+    """Size of the windows that windows of shape `visits` read through a convolution, and which axes are whole.
+
+    An axis is whole where the window above was, or where the window below would be as long as the map.
+    """
+    size, whole = [], []
+    for i in (0, 1):
+        length = (visits[2 + i] - 1) * stride[i] + dilation[i] * (weight[2 + i] - 1) + 1
+        whole.append(visits[2 + i] >= above[2 + i] or length >= below[2 + i])
+        size.append(below[2 + i] if whole[i] else length)
+    return size, whole
+
+
+def origin_below(visits: Visits, whole: list[bool], stride, padding) -> Tensor:
+    """Where the windows of `windows_below` begin: 0 on whole axes."""
+    return (visits.origin * torch.tensor(stride) - torch.tensor(padding)) * torch.tensor([0 if w else 1 for w in whole])
 
 
 # ------------------------------------------------------------------------------------------------------- the rules
@@ -69,9 +161,11 @@ class Rule:
     """How P passes one call. `parents` are the inputs that P goes to; the base class passes it on unchanged.
 
     `executes`: whether the forward pass runs the model's own code; the other rules compute from their parents alone.
+    `local`: whether `back` takes windows; the other rules are handed whole maps.
     """
 
     executes = True
+    local = True
 
     def __init__(self, *parents: fx.Node):
         self.parents = parents
@@ -80,9 +174,12 @@ class Rule:
         """The call's value and what the walk back needs, from the parents' values U; `execute` is the model's code."""
         return execute(), State()
 
-    def back(self, P: Tensor, state: State, images: slice, image: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """P for each parent, and the mass (K,) that leaked, or None if this layer passes everything on."""
-        return [P for _ in self.parents], None
+    def back(self, visits: Visits, state: State, images: slice) -> tuple[list[Visits], Tensor | None]:
+        """Visits of each parent, and the mass (K,) that leaked, or None if this layer passes everything on.
+
+        `images` are the images of this pass: those that `visits.image` counts.
+        """
+        return [visits for _ in self.parents], None
 
 
 @dataclass
@@ -92,11 +189,8 @@ class State:
     values: tuple[Tensor, ...] = ()
     shape: tuple[int, ...] = ()
     lazy: tuple[Tensor, ...] = field(default=())
-
-    @property
-    def numel(self) -> int:
-        """Elements of the largest kept tensor, per image."""
-        return max((v[:1].numel() for v in self.values), default=0)
+    out: tuple[int, ...] = ()
+    """Shape of the call's value, without the image axis."""
 
 
 def shifted(U: Tensor) -> Tensor:
@@ -105,12 +199,12 @@ def shifted(U: Tensor) -> Tensor:
     return U if bool((least >= 0).all()) else U - least.clamp(max=0).reshape(-1, *[1] * (U.dim() - 1))
 
 
-def _leaked(P: Tensor, inverse: Tensor, image: Tensor) -> Tensor | None:
+def _leaked(visits: Visits, inverse: Tensor) -> Tensor | None:
     """Mass (K,) of P where Z leaks; None where it leaks nowhere, which is the usual case."""
     leaks = inverse == 0
     if not bool(leaks.any()):
         return None
-    return (P * _of(leaks, image)).flatten(1).sum(dim=1, dtype=torch.float64)
+    return (visits.P * visits.of(leaks)).flatten(1).sum(dim=1, dtype=torch.float64)
 
 
 class Convolution(Rule):
@@ -149,18 +243,23 @@ class Convolution(Rule):
         inverse = torch.ops.prm.walk_normalizer(torch.cat(grouped, dim=2).flatten(1, 2), weight, *geometry)
         return inverse, plus, minus
 
-    def back(self, P, state, images, image):
+    def back(self, visits, state, images):
         if not state.lazy:
             state.lazy = self._prepare(state.values[0])
-        inverse = state.lazy[0][images]
-        below = 0
-        for U, weight in zip(state.lazy[1:], (self.positive, self.negative)):
-            below = below + torch.ops.prm.walk_conv2d(
-                P, image, inverse, U[images], weight, self.stride, self.padding, self.dilation, self.groups
-            )
+        inverse, *signs = (t[images] for t in state.lazy)
+        geometry = [self.stride, self.padding, self.dilation, self.groups]
+        P = sum(
+            torch.ops.prm.walk_conv2d(visits.P, visits.image, visits.origin, inverse, U, weight, *geometry)
+            for U, weight in zip(signs, (self.positive, self.negative))
+        )
+        _, whole = windows_below(
+            visits.P.shape, inverse.shape, signs[0].shape, self.weight.shape, self.stride, self.dilation
+        )
+        below = visits.with_(P, origin_below(visits, whole, self.stride, self.padding))
         if self.pad is not None:
-            below = F.pad(below, [-p for p in self.pad])
-        return [below], _leaked(P, inverse, image)
+            (H, W), (left, _, top, _) = state.values[0].shape[2:], self.pad
+            below = below.with_(P, below.origin - torch.tensor([top, left])).on(H, W, whole=tuple(whole))
+        return [below], _leaked(visits, inverse)
 
 
 class FixedWeights(Rule):
@@ -168,6 +267,7 @@ class FixedWeights(Rule):
     `apply` from U to V. `scale` is the sum of one output's weights."""
 
     executes = False
+    local = False
 
     def __init__(self, source, apply: Callable[[Tensor], Tensor], scale: float = 1.0):
         super().__init__(source)
@@ -176,19 +276,22 @@ class FixedWeights(Rule):
     def forward(self, execute, U):
         return self.apply(U), State((U,))
 
-    def back(self, P, state, images, image):
+    def back(self, visits, state, images):
         if not state.lazy:
             U_hat = shifted(state.values[0])
             Z = self.apply(U_hat)
             most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
             state.lazy = (torch.where(Z > TINY * self.scale * most, 1 / Z, 0), U_hat)
         inverse, U_hat = (t[images] for t in state.lazy)
-        below = _transposed(self.apply, (len(P), *U_hat.shape[1:]), P * _of(inverse, image))
-        return [below * _of(U_hat, image)], _leaked(P, inverse, image)
+        q = visits.P * _rows(inverse, visits.image)
+        below = _transposed(self.apply, (len(q), *U_hat.shape[1:]), q) * _rows(U_hat, visits.image)
+        return [visits.with_(below)], _leaked(visits, inverse)
 
 
 class Linear(Rule):
     """A linear layer over the last axis: Eqs. 4-5 without a neighbourhood."""
+
+    local = False
 
     def __init__(self, source, weight):
         super().__init__(source)
@@ -197,18 +300,22 @@ class Linear(Rule):
     def forward(self, execute, U):
         return execute(), State((U,))
 
-    def back(self, P, state, images, image):
+    def back(self, visits, state, images):
         if not state.lazy:
             U_hat = shifted(state.values[0])
             Z = U_hat @ self.positive.T
             floor = TINY * U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1)) * self.positive.sum(dim=1)
             state.lazy = (torch.where(floor < Z, 1 / Z, 0), U_hat)
         inverse, U_hat = (t[images] for t in state.lazy)
-        return [(P * _of(inverse, image)) @ self.positive * _of(U_hat, image)], _leaked(P, inverse, image)
+        below = (visits.P * _rows(inverse, visits.image)) @ self.positive * _rows(U_hat, visits.image)
+        leaks = (visits.P * _rows(inverse == 0, visits.image)).flatten(1).sum(dim=1, dtype=torch.float64)
+        return [visits.with_(below)], leaks
 
 
 class Selection(Rule):
     """Slice, chunk, split, permute: every output element is one input element, so P follows it and is 0 elsewhere."""
+
+    local = False
 
     def __init__(self, source, apply: Callable[[Tensor], Tensor]):
         super().__init__(source)
@@ -222,8 +329,8 @@ class Selection(Rule):
             )
         return out, State(shape=tuple(U.shape[1:]))
 
-    def back(self, P, state, images, image):
-        return [_transposed(self.apply, (len(P), *state.shape), P)], None
+    def back(self, visits, state, images):
+        return [visits.with_(_transposed(self.apply, (len(visits.P), *state.shape), visits.P))], None
 
 
 class Reshape(Selection):
@@ -232,28 +339,39 @@ class Reshape(Selection):
     def __init__(self, source):
         super().__init__(source, lambda t: t)
 
-    def back(self, P, state, images, image):
-        return [P.reshape(len(P), *state.shape)], None
+    def back(self, visits, state, images):
+        return [visits.with_(visits.P.reshape(len(visits.P), *state.shape))], None
 
 
 class MaxPool(Rule):
-    """P goes to the window's argmax, the first maximum in row-major order; windows that share it add up."""
+    """P goes to the window's argmax, the first maximum in row-major order; windows that share it add up.
+
+    `geometry`: (kernel, stride, padding, dilation), two numbers each; None for adaptive pooling.
+    """
 
     executes = False
 
-    def __init__(self, source, pool: Callable[[Tensor], tuple[Tensor, Tensor]]):
+    def __init__(self, source, pool: Callable[[Tensor], tuple[Tensor, Tensor]], geometry=None):
         super().__init__(source)
-        self.pool = pool
+        self.pool, self.geometry, self.local = pool, geometry, geometry is not None
 
     def forward(self, execute, U):
         out, indices = self.pool(U)
         return out, State((indices,), tuple(U.shape[1:]))
 
-    def back(self, P, state, images, image):
-        indices = _of(state.values[0][images], image).flatten(2).expand(len(P), -1, -1)
+    def back(self, visits, state, images):
+        indices = state.values[0][images]
         C, H, W = state.shape
-        below = P.new_zeros((len(P), C, H * W)).scatter_add_(2, indices, P.flatten(2))
-        return [below.reshape(len(P), C, H, W)], None
+        kernel, stride, padding, dilation = self.geometry or ((H, W), (1, 1), (0, 0), (1, 1))
+        size, whole = windows_below(visits.P.shape, indices.shape, (1, C, H, W), (1, 1, *kernel), stride, dilation)
+        origin = origin_below(visits, whole, stride, padding)
+        rows, cols = (o[:, None, None, None].to(indices.device) for o in origin.unbind(1))
+        # Positions of the argmax within the window below; beyond the border P is 0 and any position will do.
+        indices = visits.of(indices)
+        place = (indices // W - rows).clamp(0, size[0] - 1) * size[1] + (indices % W - cols).clamp(0, size[1] - 1)
+        P = visits.P.flatten(2)
+        below = P.new_zeros((len(P), C, size[0] * size[1])).scatter_add_(2, place.expand_as(visits.P).flatten(2), P)
+        return [visits.with_(below.reshape(len(P), C, *size), origin)], None
 
 
 class Addition(Rule):
@@ -266,15 +384,18 @@ class Addition(Rule):
     def forward(self, execute, a, b):
         return execute(), State((a, b if self.alpha == 1 else self.alpha * b))
 
-    def back(self, P, state, images, image):
+    def back(self, visits, state, images):
         if not state.lazy:
             a, b = (v.clamp(min=0) for v in state.values)
             total = a + b
             state.lazy = (torch.where(total > 0, a / total, 0.5),)
-        to_a = P * _of(state.lazy[0][images], image)
+        to_a = visits.P * visits.of(state.lazy[0][images])
         # The rest, not a second product, so that nothing is lost to rounding.
-        shares = [to_a, P - to_a]
-        return [s.sum_to_size(len(P), *v.shape[1:]) for s, v in zip(shares, state.values)], None
+        shares = [to_a, visits.P - to_a]
+        if state.values[0].shape == state.values[1].shape:
+            return [visits.with_(share) for share in shares], None
+        whole = [visits.with_(share).on(*state.out[1:], whole=(True, True)) for share in shares]
+        return [v.with_(v.P.sum_to_size(len(v.P), *u.shape[1:])) for v, u in zip(whole, state.values)], None
 
 
 class Concatenation(Rule):
@@ -282,7 +403,7 @@ class Concatenation(Rule):
 
     def __init__(self, sources, dim):
         super().__init__(*sources)
-        self.dim = dim
+        self.dim, self.local = dim, dim == 1
 
     def forward(self, execute, *U):
         out = execute()
@@ -290,8 +411,8 @@ class Concatenation(Rule):
             raise NotImplementedError("a concatenation mixes the images of a batch")
         return out, State(shape=tuple(u.shape[self.dim] for u in U))
 
-    def back(self, P, state, images, image):
-        return list(P.split(state.shape, dim=self.dim)), None
+    def back(self, visits, state, images):
+        return [visits.with_(part) for part in visits.P.split(state.shape, dim=self.dim)], None
 
 
 class FoldedNorm(Rule):
@@ -301,6 +422,11 @@ class FoldedNorm(Rule):
 
     def forward(self, execute, U):
         return U, State()
+
+
+def _rows(per_image: Tensor, image: Tensor) -> Tensor:
+    """Each peak's own rows of a per-image tensor; broadcast instead of gathered where there is one image."""
+    return per_image if per_image.shape[0] == 1 else per_image[image]
 
 
 def _transposed(linear: Callable[[Tensor], Tensor], shape: tuple[int, ...], y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from .rules import (
     Rule,
     Selection,
     State,
+    Visits,
 )  # fmt: skip
 
 
@@ -55,28 +56,34 @@ class Walk:
             if node in self._rules:
                 rule = self._rules[node]
                 env[node], states[node] = rule.forward(execute, *(env[parent] for parent in rule.parents))
+                states[node].out = tuple(env[node].shape[1:])
             elif node is not self._image:
                 env[node] = execute()
             for done in read_last:
                 del env[done]
         return env[self._output], states
 
-    def back(self, P: Tensor, states: dict, images: slice, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Visits (K, channels, H, W) of the images' pixels and leaked mass (K,), from P (K, C, h, w) at the top.
+    def back(self, start: Visits, states: dict, images: slice) -> tuple[Visits, Tensor, int]:
+        """From visits at the top to visits of the images' pixels, with the leaked mass (K,) of each peak.
 
-        `images` are the images of this pass, `image` (K,) each peak's place among them.
+        `images` are the images of this pass: those that `start.image` counts. The last answer is how many elements a
+        peak's largest window had.
         """
-        visits = {self._output: P}
-        leaked = torch.zeros(len(P), dtype=torch.float64, device=P.device)
+        visits, largest = {self._output: start}, 0
+        leaked = torch.zeros(len(start.P), dtype=torch.float64, device=start.P.device)
         for node in reversed(self._graph.nodes):
             if node not in self._rules or node not in visits:
                 continue
-            below, lost = self._rules[node].back(visits.pop(node), states[node], images, image)
+            rule, state, here = self._rules[node], states[node], visits.pop(node)
+            if not rule.local and len(state.out) == 3:
+                here = here.on(*state.out[1:], whole=(True, True))
+            below, lost = rule.back(here, state, images)
             leaked = leaked if lost is None else leaked + lost
-            for parent, p in zip(self._rules[node].parents, below):
+            for parent, more in zip(rule.parents, below):
                 # Several consumers of one tensor: their contributions add up.
-                visits[parent] = visits[parent] + p if parent in visits else p
-        return visits[self._image], leaked
+                visits[parent] = visits[parent] + more if parent in visits else more
+                largest = max(largest, more.P[0].numel())
+        return visits[self._image], leaked, largest
 
 
 def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
@@ -325,7 +332,8 @@ def _max_pool(b, node, kernel, stride, padding, dilation, ceil_mode, return_indi
     if return_indices:
         raise b.refusal(node, "it returns indices too")
     options = dict(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
-    return MaxPool(node.args[0], lambda U: F.max_pool2d(U, return_indices=True, **options))
+    geometry = tuple(_pair(v) for v in (kernel, kernel if stride in (None, []) else stride, padding, dilation))
+    return MaxPool(node.args[0], lambda U: F.max_pool2d(U, return_indices=True, **options), geometry)
 
 
 def _max_pool_module(b, node, m):

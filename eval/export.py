@@ -1,0 +1,61 @@
+"""Instances as COCO results, the JSON that pycocotools' `COCO.loadRes` reads and every COCO tool understands."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from prm.eval.images import atomic_write
+
+
+def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int]) -> list[dict]:
+    """The instances of one picture as COCO results, in the order of `segmentation.instances`.
+
+    image_id: the picture's id in the annotations that the results will be compared with.
+    category_ids: for every label of the network, the category's id; `category_ids[instance.label]` is written.
+
+    Each dict has the format's keys: image_id, category_id, segmentation {size [H, W], counts str}, score, and bbox
+    [x, y, width, height] in pixels; and ours: confidence, peak [row, col] in pixels of the picture, proposal (its
+    index), terms (the three of Eq. 6). Infinity and NaN, which JSON cannot hold, become None, but a score -1e300.
+    """
+    results = []
+    for instance in segmentation.instances:
+        mask = np.asarray(instance.mask.masks().cpu(), dtype=np.uint8)[0]
+        rle = coco_mask.encode(np.asfortranarray(mask))
+        score = float(instance.score)
+        results.append({
+            "image_id": int(image_id),
+            "category_id": int(category_ids[instance.label]),
+            "segmentation": {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")},
+            "bbox": [float(n) for n in coco_mask.toBbox(rle)],
+            "score": score if math.isfinite(score) else -1e300,
+            "confidence": _number(instance.confidence),
+            "peak": [_number(n) for n in instance.peak],
+            "proposal": int(instance.proposal),
+            "terms": [_number(n) for n in instance.terms],
+        })
+    return results
+
+
+def write_instances(path: str | os.PathLike, pictures: Iterable[tuple], category_ids: Sequence[int]) -> list[dict]:
+    """Write the instances of many pictures as one JSON array, and return it.
+
+    pictures: (segmentation, image_id, file_name) of each. `COCO.loadRes` wants a plain list at the file's top level, so
+    each dict also carries its picture's "file_name", and a picture without instances leaves no trace.
+    Raises InputError when the file cannot be written.
+    """
+    results = [
+        result | {"file_name": os.fspath(file_name)}
+        for segmentation, image_id, file_name in pictures
+        for result in to_coco_results(segmentation, image_id, category_ids)
+    ]
+    atomic_write(path, json.dumps(results, allow_nan=False, indent=1).encode())
+    return results
+
+
+def _number(value) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,547 @@
+"""Pictures of results: instances over the photograph, the steps that led to them, a training curve, an HTML gallery.
+
+A `segmentation` here has size (H, W), maps (C, h, w) and instances, each with label, mask (whose `masks()` is (1, H, W)
+bool), score, confidence, peak (row, col) in pixels of the picture, and prm (h', w'). Maps and PRMs span the picture.
+"""
+
+import colorsys
+import html
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from prm import InputError
+from prm.eval.images import atomic_write
+
+SHORTEST, LONGEST = 300, 1600  # an overlay's sides, in pixels
+ROOM = 200  # the smallest canvas side: a picture of 20,000 x 2 pixels still needs a place for its labels
+CROWD = 25  # from so many instances on, labels are numbers
+PANEL_WIDTH, PANEL_COLUMNS, GAP = 1280, 4, 12
+DARK = (24, 24, 27)
+# Colours that stay apart for colour-blind readers (after Okabe and Ito, brightened); more follow by the golden angle.
+COLOURS = ((255, 176, 0), (64, 180, 255), (255, 96, 88), (40, 205, 140), (226, 128, 222), (250, 236, 70),
+           (110, 120, 255), (255, 140, 60))
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """The RGB colour of the instance at this place in the list; neighbours in the list differ clearly."""
+    if index < len(COLOURS):
+        return COLOURS[index]
+    shade = index % 3
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.55, 0.7)[shade], (1.0, 1.0, 0.8)[shade])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def overlay(image: np.ndarray, segmentation, class_names: Sequence[str]) -> np.ndarray:
+    """The picture with every instance tinted, outlined, its peak marked and its class and score written beside it.
+
+    image: (H, W, 3) uint8. Returns (H', W', 3) uint8: a short side below 300 pixels is enlarged by a whole factor, a
+    long side above 1600 reduced, and very narrow pictures get a margin. From 25 instances on, labels are numbers, which
+    count `segmentation.instances` from 1, and a line below the picture counts the classes.
+    Raises InputError when the picture and the segmentation differ in size.
+    """
+    _check_size(image, segmentation)
+    instances = segmentation.instances
+    crowded = len(instances) >= CROWD
+    size = _display_size(*image.shape[:2])
+    canvas, offset = _with_room(_paint(image, instances, size, crowded))
+    draw = ImageDraw.Draw(canvas)
+    font = _font(11 if crowded else int(np.clip(max(size) * 0.022, 13, 24)))
+    if not instances:
+        _tag(draw, (6, 6), "nothing found", font, (255, 255, 255))
+        return np.asarray(canvas)
+    scale = np.divide(size, image.shape[:2])
+    peaks = [tuple((np.add(i.peak, 0.5) * scale + offset)[::-1]) for i in instances]  # (x, y) of the pixel's middle
+    texts = [str(k + 1) if crowded else _label(instance, class_names) for k, instance in enumerate(instances)]
+    boxes = [_box(instance, scale, offset) for instance in instances]
+    labels = _places(texts, font, peaks, boxes, canvas.size, crowded)
+    for k, label in enumerate(labels):  # lines lie under dots, dots under words
+        if label and label.led:
+            draw.line([peaks[k], (label.left + label.width / 2, label.top + label.height / 2)], colour(k), 2)
+    for k, (x, y) in enumerate(peaks):
+        _dot(canvas, x, y, 2.5 if crowded else max(4.5, font.size / 3.2), colour(k))
+    for k, label in enumerate(labels):
+        if label and crowded:
+            draw.text((label.left + 1, label.top), label.text, "white", font, stroke_width=1, stroke_fill="black")
+        elif label:
+            _tag(draw, (label.left, label.top), label.text, font, colour(k))
+    if crowded:
+        counts = Counter(_name(i.label, class_names) for i in instances).most_common()
+        canvas = _captioned(canvas, f"{len(instances)} instances: " + ", ".join(f"{n} {name}" for name, n in counts))
+    return np.asarray(canvas)
+
+
+def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_instances: int = 4) -> np.ndarray:
+    """How the answer came about, one step a tile: picture, response map of the strongest class, masks; below, PRMs.
+
+    image: (H, W, 3) uint8. Returns (H', 1280, 3) uint8. The PRMs of the first `max_instances` instances are shown, four
+    a row, each stretched to its own maximum. Raises InputError when the picture and the segmentation differ in size.
+    """
+    _check_size(image, segmentation)
+    instances = segmentation.instances
+    size, tile = _tile(image.shape[:2], 3)
+    small = _resized(image, size)
+    maps = _array(segmentation.maps)
+    strongest = int(np.nan_to_num(maps.max(axis=(1, 2)), nan=-np.inf).argmax())
+    scale = np.divide(size, image.shape[:2])
+    response = Image.fromarray(_heat_over(small, maps[strongest]))
+    for k, instance in enumerate(instances):
+        if instance.label == strongest:
+            row, col = np.add(instance.peak, 0.5) * scale
+            _dot(response, col, row, 2.5 if len(instances) >= CROWD else 5, colour(k))
+    masks = _paint(image, instances, size, len(instances) >= CROWD)
+    if not instances:
+        masks = Image.fromarray(small // 3)
+        font = _font(22)
+        ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
+    found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
+    top = [("Picture", Image.fromarray(small), None),
+           (f"Response to “{_name(strongest, class_names)}”", response, None), (found, masks, None)]
+    rows = [_row(top, size, tile)]
+    size, tile = _tile(image.shape[:2], PANEL_COLUMNS)
+    shown = list(enumerate(instances[:max_instances]))
+    if shown:
+        rows.append(_line("Peak response maps: the pixels that made each peak respond"))
+    for start in range(0, len(shown), PANEL_COLUMNS):
+        tiles = [(f"Peak {k + 1}: {_label(i, class_names)}", _heat(i, size, image, colour(k)), colour(k))
+                 for k, i in shown[start : start + PANEL_COLUMNS]]
+        rows.append(_row(tiles, size, tile))
+    return np.concatenate(rows)
+
+
+def curve(log_rows: Sequence[Mapping], path: str | os.PathLike) -> None:
+    """Draw a training curve as a PNG: loss against epoch, and mean average precision where the rows have it.
+
+    log_rows: one dict an epoch (or several) with "epoch", "loss" and, in any of them, "mean_average_precision" in 0..1.
+    Raises InputError when no row has an epoch and a loss, or the file cannot be written.
+    """
+    losses, precision = _points(log_rows, "loss"), _points(log_rows, "mean_average_precision")
+    if not losses:
+        raise InputError(f"{path}: no row of the training log has an epoch and a loss; train for one epoch at least")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="training loss")
+    marker = "o" if len(losses) <= 40 else None
+    lines = axes.plot(*zip(*losses), color="#0072b2", marker=marker, markersize=4, label="training loss")
+    if precision:
+        right = axes.twinx()
+        right.set(ylabel="mean average precision", ylim=(0, 1))
+        right.spines["top"].set_visible(False)
+        lines += right.plot(*zip(*precision), color="#d55e00", marker="s", markersize=4, label="mean average precision")
+        axes.legend(handles=lines, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes.grid(alpha=0.25)
+    axes.spines["top"].set_visible(False)
+    axes.spines["right"].set_visible(bool(precision))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _points(rows: Sequence[Mapping], key: str) -> list[tuple[float, float]]:
+    """(epoch, value) of the rows that have both."""
+    return [(row["epoch"], row[key]) for row in rows if row.get("epoch") is not None and row.get(key) is not None]
+
+
+def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an (H, W, 3) or (H, W) uint8 array as a PNG, whole or not at all. Raises InputError if it cannot be."""
+    atomic_write(path, lambda file: Image.fromarray(array).save(file, "PNG"))
+
+
+@dataclass
+class Entry:
+    """One picture of the gallery: what was found in it, or why it failed."""
+
+    name: str
+    panel: str | os.PathLike | None = None
+    overlay: str | os.PathLike | None = None
+    instances: Sequence[Mapping] = field(default_factory=tuple)
+    error: str | None = None
+
+
+def instance_rows(segmentation, class_names: Sequence[str]) -> list[dict]:
+    """The gallery's table of one picture: a dict an instance with class, score, confidence and peak (row, col)."""
+    return [{"class": _name(i.label, class_names), "score": float(i.score), "confidence": float(i.confidence),
+             "peak": tuple(float(n) for n in i.peak)} for i in segmentation.instances]
+
+
+def gallery(entries: Sequence[Entry], path: str | os.PathLike, title: str, settings: Mapping) -> None:
+    """Write a page that shows every picture's overlay, panel and instances, and which pictures failed.
+
+    path: the page, usually `index.html`; it links to the entries' PNGs by paths relative to it, and to nothing else.
+    settings: name -> value, shown in a table, so that the page says how it was made.
+    Raises InputError when the file cannot be written.
+    """
+    folder = Path(path).parent
+    failed = sum(entry.error is not None for entry in entries)
+    total = sum(len(entry.instances) for entry in entries)
+    summary = f"{_count(len(entries), 'picture')}, {_count(total, 'instance')}"
+    summary += f", {failed} failed" if failed else ""
+    rows = "".join(f"<tr><th>{_escape(key)}</th><td>{_escape(value)}</td></tr>\n" for key, value in settings.items())
+    settings_table = f"<details><summary>Settings</summary>\n<table>\n{rows}</table></details>\n" if rows else ""
+    page = _PAGE.format(title=_escape(title), style=_STYLE, summary=summary, settings=settings_table,
+                        cards="\n".join(_card(entry, folder) for entry in entries))
+    atomic_write(path, page.encode("utf-8", "replace"))
+
+
+def _card(entry: Entry, folder: Path) -> str:
+    name = _escape(entry.name)
+    if entry.error is not None:
+        return f'<article class="failed">\n<h2>{name}</h2>\n<p class="error">{_escape(entry.error)}</p>\n</article>'
+    parts = [f"<article>\n<h2>{name} <small>{_count(len(entry.instances), 'instance')}</small></h2>"]
+    sources = {"overlay": entry.overlay, "panel": entry.panel}
+    pictures = [(kind, _link(source, folder)) for kind, source in sources.items() if source]
+    if pictures:
+        links = "\n".join(
+            f'<a href="{link}"><img src="{link}" alt="{kind} of {name}" loading="lazy"></a>' for kind, link in pictures)
+        parts.append(f'<div class="pictures">\n{links}\n</div>')
+    if entry.instances:
+        rows = "".join(_table_row(k, row) for k, row in enumerate(entry.instances))
+        head = "".join(f"<th>{word}</th>" for word in ("#", "class", "score", "confidence", "peak (row, column)"))
+        table = f"<table>\n<tr>{head}</tr>\n{rows}</table>"
+        many = len(entry.instances) > 8
+        parts.append(f"<details><summary>Table of instances</summary>\n{table}</details>" if many else table)
+    return "\n".join(parts) + "\n</article>"
+
+
+def _table_row(k: int, row: Mapping) -> str:
+    swatch = "#{:02x}{:02x}{:02x}".format(*colour(k))
+    return (f'<tr><td><span class="swatch" style="background:{swatch}"></span>{k + 1}</td>'
+            f"<td>{_escape(row['class'])}</td><td>{row['score']:.3f}</td><td>{row['confidence']:.3f}</td>"
+            f"<td>{row['peak'][0]:.0f}, {row['peak'][1]:.0f}</td></tr>\n")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _escape(text) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _link(source: str | os.PathLike, folder: Path) -> str:
+    """A relative, percent-encoded link: every byte a file name can hold arrives."""
+    return quote(os.fsencode(Path(os.path.relpath(source, folder)).as_posix()))
+
+
+# -- painting ---------------------------------------------------------------------------------------------------------
+
+
+def _array(values) -> np.ndarray:
+    """A tensor of any device, or an array, as float32 NumPy."""
+    return np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values, dtype=np.float32)
+
+
+def _dense(instance) -> np.ndarray:
+    """The instance's mask, (H, W) uint8 of 0 and 1."""
+    mask = instance.mask.masks()[0]
+    return np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask).astype(np.uint8)
+
+
+def _check_size(image: np.ndarray, segmentation) -> None:
+    if tuple(image.shape[:2]) != tuple(segmentation.size):
+        raise InputError(f"segmentation of a {tuple(segmentation.size)} picture (height, width), drawn on one of "
+                         f"{tuple(image.shape[:2])}: draw it on the picture that was segmented")
+
+
+def _display_size(height: int, width: int) -> tuple[int, int]:
+    """The overlay's (height, width): see `overlay`."""
+    longest, shortest = max(height, width), min(height, width)
+    scale = LONGEST / longest if longest > LONGEST else max(1, min(math.ceil(SHORTEST / shortest), LONGEST // longest))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 -> (*size, 3): smooth when reduced, square pixels when enlarged."""
+    larger = size[0] > image.shape[0] or size[1] > image.shape[1]
+    method = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize(size[::-1], method))
+
+
+def _mask(instance, size: tuple[int, int]) -> np.ndarray:
+    """The instance's mask at another size, (h, w) bool; one that is thinner than a pixel stays visible."""
+    mask = Image.fromarray(_dense(instance) * np.uint8(255))
+    area = np.asarray(mask.resize(size[::-1], Image.Resampling.BOX))
+    return area >= 128 if (area >= 128).any() else area > 0
+
+
+def _paint(image: np.ndarray, instances: Sequence, size: tuple[int, int], crowded: bool) -> Image.Image:
+    """The picture at `size` (height, width) with every mask tinted and outlined, the best on top."""
+    canvas = _resized(image, size).copy()
+    thickness = 1 if crowded else max(2, round(max(size) / 450))
+    outlines = []
+    for k in reversed(range(len(instances))):
+        mask = _mask(instances[k], size)
+        box = ndimage.find_objects(mask.astype(np.uint8))
+        if not box:
+            continue
+        mask, region = mask[box[0]], canvas[box[0]]
+        tint = np.asarray(colour(k))
+        region[mask] = 0.62 * region[mask] + 0.38 * tint
+        outlines.append((region, mask & ~ndimage.binary_erosion(mask, iterations=thickness), tint))
+    for region, edge, tint in outlines:
+        region[edge] = tint
+    return Image.fromarray(canvas)
+
+
+def _with_room(canvas: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """The canvas in the middle of one that is at least ROOM wide and high, and where (top, left) it begins."""
+    width, height = canvas.size
+    top, left = max(0, ROOM - height) // 2, max(0, ROOM - width) // 2
+    roomy = Image.new("RGB", (max(ROOM, width), max(ROOM, height)), DARK)
+    roomy.paste(canvas, (left, top))
+    return roomy, (top, left)
+
+
+def _dot(canvas: Image.Image, x: float, y: float, radius: float, fill: tuple[int, int, int]) -> None:
+    """A smooth white disc with a coloured core and a dark rim; Pillow's own circles have jagged edges."""
+    reach = math.ceil(radius + 2)
+    left, top = math.floor(x) - reach, math.floor(y) - reach
+    patch = canvas.crop((left, top, left + 2 * reach + 1, top + 2 * reach + 1))
+    rows, cols = np.mgrid[: 2 * reach + 1, : 2 * reach + 1]
+    distance = np.hypot(cols + left + 0.5 - x, rows + top + 0.5 - y)
+    pixels = np.asarray(patch, dtype=np.float32)
+    for r, tint in ((radius + 1, (0, 0, 0)), (radius, (255, 255, 255)), (radius * 0.55, fill)):
+        cover = np.clip(r - distance + 0.5, 0, 1)[..., None]
+        pixels = pixels * (1 - cover) + np.asarray(tint) * cover
+    canvas.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (left, top))
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along on every system."""
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+
+
+def _label(instance, class_names: Sequence[str]) -> str:
+    return f"{_name(instance.label, class_names)} {instance.score:.2f}"
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text on one line, its middle cut out where it is wider than `width` pixels (the end holds the score)."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text)
+    while keep > 2 and font.getlength(_shortened(text, keep)) > width:
+        keep -= 1
+    return _shortened(text, keep)
+
+
+def _shortened(text: str, keep: int) -> str:
+    tail = min(5, keep // 2)
+    return text[: keep - tail] + "…" + text[len(text) - tail :]
+
+
+def _box(instance, scale: np.ndarray, offset: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The mask's bounding box (left, top, right, bottom) on the canvas; of an empty mask, the peak's pixel."""
+    found = ndimage.find_objects(_dense(instance))
+    row, col = instance.peak
+    rows, cols = found[0] if found else (slice(row, row + 1), slice(col, col + 1))
+    return (cols.start * scale[1] + offset[1], rows.start * scale[0] + offset[0],
+            cols.stop * scale[1] + offset[1], rows.stop * scale[0] + offset[0])
+
+
+@dataclass
+class _Label:
+    text: str
+    left: float
+    top: float
+    width: float
+    height: float
+    led: bool  # so far from its mask that a line has to lead from the peak to it
+
+
+def _places(texts, font, peaks, boxes, canvas_size, crowded: bool) -> list[_Label | None]:
+    """Where each label covers no earlier label and no peak: at the mask, else near, else far with a line to the peak.
+
+    In a crowd a label stays beside its peak, and one that finds no free place there is None.
+    """
+    canvas_width, canvas_height = canvas_size
+    pad = 1 if crowded else 4
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in peaks]
+    labels = []
+    for text, (x, y), box in zip(texts, peaks, boxes):  # best first: it gets the best place
+        text = _fitted(text, font, canvas_width - 2 * pad - 2)
+        w, h = font.getlength(text) + 2 * pad, sum(font.getmetrics()) + (0 if crowded else 2)
+        near = _corners_near_peak(x, y, w, h)
+        close = near if crowded else _corners_at_mask(box, w, h) + near
+        corners = close if crowded else close + _corners_around(x, y, w, h)
+        corners = [(min(max(a, 0), canvas_width - w), min(max(b, 0), canvas_height - h)) for a, b in corners]
+        chosen = next((n for n, (a, b) in enumerate(corners) if _is_free((a, b, a + w, b + h), taken)), None)
+        if crowded and chosen is None:
+            labels.append(None)
+            continue
+        left, top = corners[chosen or 0]
+        labels.append(_Label(text, left, top, w, h, led=chosen is not None and chosen >= len(close)))
+        taken.append((left, top, left + w, top + h))
+    return labels
+
+
+def _corners_at_mask(box, w: float, h: float) -> list[tuple[float, float]]:
+    """Top left corners for a w x h label at a mask's box, the best first: on top of it, inside, below."""
+    left, top, right, bottom = box
+    return [(left, top - h), (left, top), (right - w, top - h), (right - w, top), (left, bottom), (left, bottom - h)]
+
+
+def _corners_near_peak(x: float, y: float, w: float, h: float) -> list[tuple[float, float]]:
+    return [(x - w / 2, y - h - 4), (x + 4, y - h / 2), (x - w - 4, y - h / 2), (x - w / 2, y + 4)]
+
+
+def _corners_around(x: float, y: float, w: float, h: float) -> list[tuple[float, float]]:
+    """Rings of ever larger radius around a peak."""
+    angles = np.arange(12) * math.pi / 6
+    return [(x + r * h * math.cos(a) - w / 2, y + r * h * math.sin(a) - h / 2) for r in range(2, 16) for a in angles]
+
+
+def _is_free(box, taken: list) -> bool:
+    left, top, right, bottom = box
+    return all(right <= a or c <= left or bottom <= b or d <= top for a, b, c, d in taken)
+
+
+def _tag(draw, corner, text, font, fill) -> None:
+    """Text on a filled, rounded rectangle, black or white after the fill's brightness."""
+    pad = 4
+    w, h = font.getlength(text) + 2 * pad, sum(font.getmetrics()) + 2
+    x, y = round(corner[0]), round(corner[1])
+    draw.rounded_rectangle((x, y, x + w - 1, y + h - 1), 3, fill)
+    ink = "black" if np.dot(fill, (0.299, 0.587, 0.114)) > 120 else "white"
+    draw.text((x + pad, y + h / 2), text, ink, font, anchor="lm")
+
+
+def _captioned(canvas: Image.Image, text: str) -> Image.Image:
+    """The canvas with a line of text below it."""
+    font = _font(14)
+    taller = Image.new("RGB", (canvas.width, canvas.height + 26), DARK)
+    taller.paste(canvas, (0, 0))
+    text = _fitted(text, font, canvas.width - 16)
+    ImageDraw.Draw(taller).text((8, canvas.height + 13), text, "white", font, anchor="lm")
+    return taller
+
+
+# -- the panel's tiles ------------------------------------------------------------------------------------------------
+
+
+def _tile(shape: tuple[int, int], columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size (height, width) of a picture of this shape in a row of so many tiles, and of the tile around it."""
+    wide = (PANEL_WIDTH - GAP * (columns + 1)) // columns
+    scale = min(wide / shape[1], 1.25 * wide / shape[0])
+    size = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    return size, (max(size[0], 40), wide)
+
+
+def _row(tiles: Sequence[tuple], size: tuple[int, int], tile: tuple[int, int]) -> np.ndarray:
+    """Tiles (title, picture, colour of the title's mark or None) side by side: (h, PANEL_WIDTH, 3) uint8, white."""
+    font, title_height = _font(20), 36
+    canvas = Image.new("RGB", (PANEL_WIDTH, title_height + tile[0] + GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for k, (title, picture, mark) in enumerate(tiles):
+        left = GAP + k * (tile[1] + GAP)
+        indent = 24 if mark else 0
+        if mark:
+            draw.rounded_rectangle((left, 10, left + 16, 26), 3, mark)
+        draw.text((left + indent, 18), _fitted(title, font, tile[1] - indent), DARK, font, anchor="lm")
+        canvas.paste(DARK, (left, title_height, left + tile[1], title_height + tile[0]))
+        canvas.paste(picture, (left + (tile[1] - size[1]) // 2, title_height + (tile[0] - size[0]) // 2))
+    return np.asarray(canvas)
+
+
+def _line(text: str) -> np.ndarray:
+    """A line of text across the panel: (h, PANEL_WIDTH, 3) uint8."""
+    canvas = Image.new("RGB", (PANEL_WIDTH, 36), "white")
+    ImageDraw.Draw(canvas).text((GAP, 20), text, (96, 96, 104), _font(20), anchor="lm")
+    return np.asarray(canvas)
+
+
+def _stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map at another size, its finite values stretched to 0..1 (all 0 where it is constant)."""
+    values = np.nan_to_num(values, nan=np.nanmin(values) if np.isfinite(values).any() else 0.0)
+    method = Image.Resampling.BOX if size[0] < values.shape[0] else Image.Resampling.BICUBIC
+    values = np.asarray(Image.fromarray(values).resize(size[::-1], method))
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def _heat_over(image: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """A response map as heat over the grey picture: (h, w, 3) uint8."""
+    heat = _stretched(response, image.shape[:2])
+    tint = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
+    grey = image.mean(axis=2, keepdims=True)
+    return np.rint(0.35 * grey + 0.65 * tint).astype(np.uint8)
+
+
+def _heat(instance, size: tuple[int, int], image: np.ndarray, mark: tuple[int, int, int]) -> Image.Image:
+    """A PRM as heat on black, a ring around its peak. The square root shows the faint outline beside strong pixels."""
+    heat = np.sqrt(_stretched(_array(instance.prm), size))
+    picture = Image.fromarray(np.rint(matplotlib.colormaps["inferno"](heat)[..., :3] * 255).astype(np.uint8))
+    row, col = np.add(instance.peak, 0.5) * np.divide(size, image.shape[:2])
+    ImageDraw.Draw(picture).ellipse((col - 8, row - 8, col + 8, row + 8), outline=mark, width=2)
+    return picture
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p>{summary}</p>
+{settings}</header>
+<main>
+{cards}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --ink: #1c1c1f; --soft: #66666e; --page: #f5f5f4; --card: #ffffff; --line: #dededc; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececee; --soft: #a0a0a8; --page: #151517; --card: #202023; --line: #38383d; --bad: #ff8a80; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 1240px; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; }
+header p { margin: .25rem 0 .75rem; color: var(--soft); }
+header table { margin-top: .5rem; }
+h2 { margin: 0 0 .75rem; font-size: 1.05rem; overflow-wrap: anywhere; }
+h2 small { font-weight: normal; color: var(--soft); margin-left: .5rem; }
+article { margin: 1.25rem 0; padding: 1rem 1.25rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; }
+.failed { border-color: var(--bad); }
+.error { margin: 0; color: var(--bad); overflow-wrap: anywhere; }
+.pictures { display: grid; grid-template-columns: 2fr 3fr; gap: 1rem; align-items: start; }
+img { display: block; max-width: 100%; max-height: 90vh; margin: 0 auto; border-radius: 4px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+article table { margin-top: .75rem; }
+th, td { padding: .2rem 1.1rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); }
+th { font-weight: normal; color: var(--soft); }
+td:first-child { white-space: nowrap; }
+summary { cursor: pointer; color: var(--soft); }
+article details { margin-top: .75rem; }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px; }
+@media (max-width: 800px) { .pictures { grid-template-columns: 1fr; } }
+"""

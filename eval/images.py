@@ -1,0 +1,166 @@
+"""Pictures from disk and files to disk: whatever a stranger's folder holds becomes an array or one clear error."""
+
+import io
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from prm import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 500_000_000
+
+# Pillow refuses twice its own limit of 89 Mpixel, which scanned slides pass; read_image applies MAX_PIXELS instead.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = None) -> np.ndarray:
+    """The first frame of a picture, upright, as an (H, W, 3) uint8 RGB array.
+
+    source: a path, the bytes of a file, or a file object opened for reading in binary.
+    name: what error messages call the picture; the path by default.
+
+    - EXIF and TIFF orientation are applied; colour profiles are not.
+    - Grey with more than 8 bits, and floating point, are stretched from the picture's own [min, max] to 0..255, because
+      microscopes write 12-bit data into 16-bit files; NaN and -inf become 0, +inf 255, a constant picture is black.
+      (Colour with 16 bits a channel keeps the high byte.)
+    - Transparency is composited on white; a fully opaque alpha channel is dropped.
+
+    Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
+        if os.path.isdir(source):
+            raise InputError(f"{name}: is a folder, not a picture; name a file")
+        try:
+            file = open(source, "rb")
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+            raise InputError(f"{name}: cannot be read ({_reason(error)}); check the path") from error
+        with file:
+            return _decode(file, name)
+    name = name or str(getattr(source, "name", "picture"))
+    data = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
+    if isinstance(data, str):
+        raise InputError(f"{name}: is opened as text; open it in binary mode ('rb')")
+    return _decode(io.BytesIO(data), name)
+
+
+def _decode(file: BinaryIO, name: str) -> np.ndarray:
+    if not file.read(1):
+        raise InputError(f"{name}: is empty (0 bytes); copy the file again")
+    file.seek(0)
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: has more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles") from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{name}: is not a picture in a known format; convert it to PNG or JPEG") from error
+    except Exception as error:  # decoders raise whatever a damaged header makes them trip over
+        raise InputError(f"{name}: is damaged ({_reason(error)}); copy the file again") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except MemoryError as error:
+        raise InputError(f"{name}: {width} x {height} does not fit into memory; cut it into tiles") from error
+    except Exception as error:
+        raise InputError(f"{name}: is damaged or truncated ({_reason(error)}); copy the file again") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # an unreadable EXIF block says nothing about the pixels, which are whole
+        return image
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """A loaded picture of any Pillow mode -> (H, W, 3) uint8."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))  # a copy: np.asarray would be read-only
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """(H, W) numbers -> (H, W) uint8, the smallest finite value to 0 and the largest to 255."""
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    scale = 255.0 / (high - low) if high > low else 0.0
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return np.rint((values - low) * scale).astype(np.uint8)
+
+
+def find_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
+    """Pictures named on a command line: files as given, each folder replaced by the pictures directly inside, sorted.
+
+    A picture inside a folder is a file with a suffix of SUFFIXES, in either case, whose name does not start with a dot.
+    Raises InputError: a path is missing or unreadable, or a folder holds no picture.
+    """
+    found = []
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(path)
+        try:
+            if not path.is_dir():
+                path.stat()
+                found.append(path)
+                continue
+            inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({_reason(error)}); check the path") from error
+        if not inside:
+            raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, not in subfolders)")
+        found += sorted(inside)
+    return found
+
+
+def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all; missing parent folders are made.
+
+    content: the bytes, or a function that is handed a file object opened for writing in binary.
+    Whatever goes wrong, an older file of that name keeps its content and no temporary file stays behind.
+    Raises InputError on an operating system error (disk full, not writable, a folder); other errors pass through.
+    """
+    path = os.fspath(path)
+    write = content if callable(content) else lambda file: file.write(content)
+    temporary = None
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(None, "is a folder")
+        if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, /dev/null, a pipe: must not be replaced
+            with open(path, "wb") as file:
+                write(file)
+            return
+        target = os.path.realpath(path)  # a link stays a link
+        folder = os.path.dirname(target)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # not tempfile: its files are private (mode 600)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); name another place or make room") from error
+    finally:
+        if temporary is not None and os.path.lexists(temporary):
+            os.unlink(temporary)
+
+
+def _reason(error: BaseException) -> str:
+    """An exception as a few words on one line."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

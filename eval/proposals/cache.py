@@ -1,0 +1,76 @@
+"""Generated proposals kept on disk, found again by the picture's content and the settings."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prm.accelerated.retrieval import Proposals
+
+from .grouping import VERSION, GroupingSettings, generate
+
+_FORMAT = 1
+_ARRAYS = ("starts", "ends", "offsets")
+
+
+def proposals_for(
+    image: np.ndarray,
+    cache_dir: str | Path | None,
+    limit: int = 1000,
+    settings: GroupingSettings | None = None,
+) -> Proposals:
+    """`grouping.generate(image, limit, settings)`, from `cache_dir` where it was made before; None: no cache.
+
+    The directory is made if it is missing. A file there that is damaged, or of another picture's size, is made anew.
+    Several processes may share the directory: a file appears whole or not at all.
+    """
+    settings = settings or GroupingSettings()
+    if cache_dir is None:
+        return generate(image, limit, settings)
+    path = Path(cache_dir) / f"{_key(image, limit, settings)}.npz"
+    proposals = _load(path)
+    if proposals is None or (proposals.height, proposals.width) != image.shape[:2] or len(proposals) > limit:
+        proposals = generate(image, limit, settings)
+        _save(path, proposals)
+    return proposals
+
+
+def _key(image: np.ndarray, limit: int, settings: GroupingSettings) -> str:
+    """SHA-256 over all that decides about the answer."""
+    what = (_FORMAT, VERSION, image.shape, str(image.dtype), limit, sorted(asdict(settings).items()))
+    digest = hashlib.sha256(repr(what).encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Proposals | None:
+    """The proposals in a file, or None if there is none or it does not hold any."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            height, width = (int(side) for side in stored["shape"])
+            arrays = [torch.from_numpy(stored[name].astype(np.int64)) for name in _ARRAYS]
+        return Proposals(height, width, *arrays)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _save(path: Path, proposals: Proposals) -> None:
+    """Write beside the final name, then rename, which replaces in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Positions fit 32 bits in all but giant pictures.
+    dtype = np.uint32 if proposals.height * proposals.width < 1 << 32 else np.int64
+    arrays = {name: getattr(proposals, name).cpu().numpy().astype(dtype) for name in _ARRAYS}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, shape=np.array([proposals.height, proposals.width]), **arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

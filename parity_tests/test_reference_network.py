@@ -1,0 +1,331 @@
+"""The oracle's network: walks worked out by hand, and its forward pass against torch's own in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prm.parity_tests.convert import to_reference
+from prm.reference.network import Node, forward, plan, walk
+
+
+def conv(name, source, *rows, **params):
+    """A convolution from one channel to one, its kernel's rows given."""
+    return Node(name, "conv2d", (source,), {"weight": np.array(rows, float)[None, None], **params})
+
+
+def run(nodes, rows, peak=(0, 0, 0), **options):
+    nodes = [Node("x", "input"), *nodes]
+    return walk(nodes, forward(nodes, np.array(rows, float)[None]), peak, **options)
+
+
+def near(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-14)
+
+
+# ---- walks by hand
+
+
+def test_two_layers_by_hand():
+    # x = 1 3 1, a = conv (1, 1) = 4 4, y = conv (1, 3) = 16. P(a) = (4, 12) / 16
+    # P(x) = .25 * (1, 3, 0) / 4 + .75 * (0, 3, 1) / 4
+    found = run([conv("a", "x", [1, 1]), Node("r", "relu", ("a",)), conv("y", "r", [1, 3])], [[1, 3, 1]])
+    near(found.prm, [[1 / 16, 12 / 16, 3 / 16]])
+    assert (found.arrived, found.leaked, found.empty) == (1, 0, False)
+    assert found.account["a"] == (1, 0)
+
+
+def test_leak_is_counted_and_the_map_sums_to_one():
+    # a = conv (1) + bias 1 on (0, 3) = (1, 4); y = (1, 1): P(a) = (.2, .8); at column 0 Z = 0: .2 leaks
+    nodes = [conv("a", "x", [1], bias=np.array([1.0])), conv("y", "a", [1, 1])]
+    found = run(nodes, [[0, 3]])
+    near(found.P[0], [[0, 0.8]])
+    near(found.prm, [[0, 1]])
+    near([found.arrived, found.leaked, found.account["a"][1]], [0.8, 0.2, 0.2])
+
+
+def test_empty_map_is_flagged():
+    found = run([conv("y", "x", [1], bias=np.array([1.0]))], [[0, 0]])
+    assert found.empty
+    assert (found.arrived, found.leaked) == (0, 1)
+    assert found.prm.tolist() == [[0, 0]]
+
+
+def test_peak_on_an_enlarged_map():
+    # y = x of 3 columns, column 3 of 6 is at 1.2
+    near(run([conv("y", "x", [1])], [[1, 1, 1]], (0, 0, 3), upsample=2).prm, [[0, 0.8, 0.2]])
+
+
+def test_batch_norm_is_folded_into_its_convolution_only():
+    norm = {"mean": np.array([0.0]), "var": np.array([1.0]), "weight": np.array([-1.0]), "eps": 0.0}
+    # gamma < 0, folded: W' = (-1, 1), all to column 1; dropout between makes no difference
+    folded = [conv("a", "x", [1, -1]), Node("d", "dropout", ("a",)), Node("n", "batch_norm", ("d",), norm)]
+    near(run(folded, [[1, 1]]).prm, [[0, 1]])
+    # a second consumer of the convolution: not folded, W+ = (1, 0), all to column 0
+    shared = [*folded, Node("z", "add", ("n", "a"))]
+    near(run(shared, [[1, 1]]).prm, [[1, 0]])
+    # an activation between: not folded
+    apart = [conv("a", "x", [1, -1]), Node("d", "relu", ("a",)), Node("n", "batch_norm", ("d",), norm)]
+    near(run(apart, [[1, 1]]).prm, [[1, 0]])
+
+
+def test_zero_pad_is_merged_and_the_minimum_ignores_it():
+    # one zero on the left of (2, 1): y0 sees (pad, 2), all goes to column 0
+    nodes = [Node("p", "zero_pad", ("x",), {"padding": (1, 0, 0, 0)}), conv("y", "p", [1, 1])]
+    near(run(nodes, [[2, 1]]).prm, [[1, 0]])
+    # x = (-2, -1): U_hat = (0, 1) and Z = 0 + 0: leaks, while a shifted pad would have been 2 and taken mass
+    assert run(nodes, [[-2, -1]]).leaked == 1
+    # merged with the convolution's own padding: y0 sees two pads only
+    wide = [nodes[0], conv("y", "p", [1, 1], padding=(0, 1))]
+    assert run(wide, [[2, 1]]).leaked == 1
+    near(run(wide, [[2, 1]], (0, 0, 1)).prm, [[1, 0]])
+    pooled = [nodes[0], Node("y", "avg_pool2d", ("p",), {"kernel": (1, 3), "stride": 1})]
+    near(run(pooled, [[3, 1]]).prm, [[0.75, 0.25]])
+
+
+def test_several_consumers_add_up():
+    # b = (1, 0) x, c = (0, 1) x of x = (1, 3): 1 and 3; the sum splits 1 : 3
+    nodes = [conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("y", "add", ("b", "c"))]
+    near(run(nodes, [[1, 3]]).prm, [[0.25, 0.75]])
+    # one tensor twice in one addition
+    near(run([conv("b", "x", [1]), Node("y", "add", ("b", "b"))], [[2]]).arrived, 1)
+
+
+def test_residual_uses_the_values_before_the_sum():
+    # x = (1, 3), b = 2 x = (2, 6): y0 = 1 + 2, so thirds, and both end at column 0
+    nodes = [conv("b", "x", [2]), Node("s", "add", ("x", "b")), Node("y", "relu", ("s",))]
+    found = run(nodes, [[1, 3]])
+    near(found.prm, [[1, 0]])
+    near(found.account["b"][0], 2 / 3)
+
+
+def test_constants_take_no_share():
+    value = {"value": np.array([[[[5.0]]]])}  # with the batch's leading axis
+    nodes = [Node("k", "constant", (), value), conv("b", "x", [1, 3])]
+    for op in ("add", "subtract", "multiply", "divide"):
+        near(run([*nodes, Node("y", op, ("b", "k"))], [[1, 1]]).prm, [[0.25, 0.75]])
+    near(run([*nodes, Node("y", "multiply", ("k", "b"))], [[1, 1]]).prm, [[0.25, 0.75]])
+    for op in ("subtract", "divide"):
+        with pytest.raises(NotImplementedError, match=f"{op}.*'y'"):
+            run([*nodes, Node("y", op, ("k", "b"))], [[1, 1]])
+    nodes[0] = Node("k", "constant", (), {"value": -1.0})
+    with pytest.raises(NotImplementedError, match=r"'y'.*positive"):
+        run([*nodes, Node("y", "multiply", ("b", "k"))], [[1, 1]])
+
+
+def test_normalised_input_is_shifted_after_the_normalisation():
+    # (x - 2): (-1, 1) -> U_hat (0, 2)
+    nodes = [Node("k", "constant", (), {"value": 2.0}), Node("m", "subtract", ("x", "k")), conv("y", "m", [1, 1])]
+    near(run(nodes, [[1, 3]]).prm, [[0, 1]])
+
+
+def test_signed_rule_is_for_the_convolutions_that_see_the_image():
+    nodes = [Node("k", "constant", (), {"value": 2.0}), Node("m", "subtract", ("x", "k")), conv("y", "m", [-2, 1])]
+    # U = (-1, 4): U- W- = 2, U+ W+ = 4
+    near(run(nodes, [[1, 6]], signed=True).prm, [[1 / 3, 2 / 3]])
+    near(run(nodes, [[1, 6]]).prm, [[0, 1]])
+    # behind a convolution it is not used: m = (-1, 4) is computed, U_hat = (0, 5)
+    deeper = [conv("m", "x", [1], bias=np.array([-2.0])), conv("y", "m", [-2, 1])]
+    near(run(deeper, [[1, 6]], signed=True).prm, [[0, 1]])
+
+
+def test_gate_takes_nothing():
+    # g = sigmoid of the other column, full size: P follows b, to column 0
+    nodes = [conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("g", "sigmoid", ("c",))]
+    for inputs in (("b", "g"), ("g", "b")):
+        near(run([*nodes, Node("y", "multiply", inputs)], [[1, 3]]).prm, [[1, 0]])
+    with pytest.raises(NotImplementedError, match=r"'y'.*full-size"):
+        run([*nodes, Node("y", "multiply", ("b", "c"))], [[1, 3]])
+    # no sigmoid, but broadcast
+    gate = [Node("m", "mean", ("x",), {"keepdims": True}), Node("y", "multiply", ("m", "x"))]
+    near(run(gate, [[1, 3]], (0, 0, 1)).prm, [[0, 1]])
+
+
+def test_activation_written_out():
+    # x * tanh(softplus(x)) and x * hard_sigmoid(x) in pieces: P unchanged, by either order
+    nodes = [conv("b", "x", [1, 3]), Node("s", "softplus", ("b",)), Node("t", "tanh", ("s",))]
+    near(run([*nodes, Node("y", "multiply", ("t", "b"))], [[1, 1]]).prm, [[0.25, 0.75]])
+    pieces = [
+        conv("b", "x", [1, 3]),
+        Node("three", "constant", (), {"value": 3.0}),
+        Node("p", "add", ("b", "three")),
+        Node("q", "relu6", ("p",)),
+        Node("y", "multiply", ("b", "q")),
+    ]
+    near(run(pieces, [[1, 1]]).prm, [[0.25, 0.75]])
+    with pytest.raises(NotImplementedError, match="'y'"):
+        run([nodes[0], Node("y", "multiply", ("b", "b"))], [[1, 1]])
+
+
+def test_concatenation_slice_and_chunk():
+    nodes = [conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("cat", "concatenate", ("b", "c"))]
+    near(run(nodes, [[1, 3]], (1, 0, 0)).prm, [[0, 1]])
+    near(run([*nodes, Node("y", "slice", ("cat",), {"axis": 0, "start": 1})], [[1, 3]]).prm, [[0, 1]])
+    near(run([*nodes, Node("y", "chunk", ("cat",), {"axis": 0, "chunks": 2, "index": 0})], [[1, 3]]).prm, [[1, 0]])
+
+
+def test_concatenated_constant_swallows_its_mass():
+    nodes = [Node("k", "constant", (), {"value": np.ones((1, 1, 2))}), Node("y", "concatenate", ("x", "k"))]
+    found = run(nodes, [[1, 3]], (1, 0, 0))
+    assert (found.arrived, found.leaked, found.empty) == (0, 1, True)
+
+
+def test_pooling_mean_linear_and_shapes():
+    weight = {"weight": np.array([[1.0, 3.0]])}
+    pooled = [Node("p", "max_pool2d", ("x",), {"kernel": (1, 2)}), Node("f", "flatten", ("p",))]
+    tail = [Node("l", "linear", ("f",), weight), Node("y", "reshape", ("l",), {"shape": (1, 1, 1)})]
+    # maxima 2 (column 1) and 2 (column 2): 2 : 6
+    near(run([*pooled, *tail], [[1, 2, 2, 0]]).prm, [[0, 0.25, 0.75, 0]])
+    near(run([Node("y", "mean", ("x",), {"keepdims": True})], [[1, 3]]).prm, [[0.25, 0.75]])
+    near(run([Node("y", "adaptive_avg_pool2d", ("x",), {"size": 1})], [[1, 3]]).prm, [[0.25, 0.75]])
+    near(run([Node("y", "adaptive_max_pool2d", ("x",), {"size": (None, 1)})], [[1, 3]]).prm, [[0, 1]])
+    near(run([Node("y", "permute", ("x",), {"axes": (0, 2, 1)})], [[1, 3]], (0, 1, 0)).prm, [[0, 1]])
+    up = [Node("y", "interpolate", ("x",), {"mode": "bilinear", "size": (1, 4)})]
+    near(run(up, [[1, 3]], (0, 0, 1)).prm, [[0.5, 0.5]])  # (.75, .25) * (1, 3)
+
+
+def test_what_has_no_rule_is_refused_before_any_work():
+    image = np.zeros((1, 1, 2))
+    cases = [
+        ([Node("odd", "cumsum", ("x",))], "'cumsum'.*'odd'"),
+        ([Node("s", "softmax", ("x",), {"axis": 0})], "'softmax'.*'s'"),
+        ([Node("u", "interpolate", ("x",), {"mode": "bicubic", "size": (2, 4)})], "'interpolate'.*'u'"),
+        ([Node("p", "zero_pad", ("x",), {"padding": 1}), Node("r", "relu", ("p",))], "'zero_pad'.*'p'"),
+    ]
+    for nodes, message in cases:
+        with pytest.raises(NotImplementedError, match=message):
+            forward([Node("x", "input"), *nodes], image)
+    for nodes in ([Node("a", "relu", ("b",))], [Node("x", "relu", ("x",))], [Node("z", "input")]):
+        with pytest.raises(ValueError, match=r"repeats|before|exactly one"):
+            plan([Node("x", "input"), *nodes])
+
+
+# ---- converted torch modules
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6))
+        self.one = nn.Conv2d(6, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.relu(self.stem((x - self.centre) / 0.2))
+        out = self.relu(self.norm(self.one(x)))
+        out += x
+        return self.head(self.relu(out))
+
+
+class PreActivation(nn.Module):
+    """The in-place activation overwrites what the shortcut adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding="same", dilation=2)
+
+    def forward(self, x):
+        y = self.conv(x)
+        out = F.relu(y, inplace=True)
+        return self.conv(out) + y
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, padding="same", groups=1)
+        self.one, self.two = nn.Linear(8, 4), nn.Linear(4, 8)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+
+    def forward(self, x):
+        x = F.silu(self.conv(x))
+        b, c, _, _ = x.shape
+        g = x.mean((2, 3))
+        g = torch.sigmoid(self.two(F.relu(self.one(g)))).view(b, c, 1, 1)
+        x = F.hardswish(x * g)
+        return F.gelu(self.depthwise(x)) + F.adaptive_avg_pool2d(x, 1)
+
+
+class Concat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        x = self.conv(x)
+        n = self.norm
+        x = F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, training=self.training)
+        a, b = F.leaky_relu(x, 0.2).chunk(2, 1)
+        small = F.max_pool2d(a, 3, stride=2, ceil_mode=True)
+        c = F.interpolate(small, size=b.shape[-2:], mode="bilinear", align_corners=False)
+        d = F.interpolate(F.avg_pool2d(b, 2, ceil_mode=True, padding=1), size=b.shape[2:])
+        return F.dropout(torch.cat([a, x[:, 4:], c, d], 1), training=self.training)
+
+
+class Pools(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 5, (3, 2), stride=(1, 2), padding=(2, 1)),
+            nn.ELU(),
+            nn.MaxPool2d(2, 1, 1, dilation=2),
+            nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+            nn.Upsample(scale_factor=2.5, mode="nearest"),
+            nn.AvgPool2d(2, 1, divisor_override=3),
+            nn.AdaptiveMaxPool2d((4, None)),
+            nn.Softplus(beta=2.0),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+            nn.Dropout(),
+            nn.Linear(45, 4),
+            nn.Hardtanh(),
+        )
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("kind", [Residual, PreActivation, Gated, Concat, Pools])
+@pytest.mark.parametrize("size", [(9, 11), (12, 8)])
+def test_forward_equals_torch(kind, size):
+    torch.manual_seed(0)
+    module = kind().double()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+            nn.init.normal_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.5, 2.0)
+    module.eval()
+    x = torch.randn(1, 3, *size, dtype=torch.float64)
+    network = to_reference(module)
+    values = forward(network, x[0].numpy())
+    expected = module(x.clone())[0].detach().numpy()
+    np.testing.assert_allclose(values[network.output], expected, rtol=1e-12, atol=1e-12)
+    if expected.ndim == 3:
+        C, H, W = expected.shape
+        for peak in ((0, 0, 0), (C - 1, H // 2, W // 2), (1, H - 1, W - 1)):
+            found = walk(network, values, peak)
+            assert found.arrived + found.leaked == pytest.approx(1, rel=1e-12)
+            assert found.empty or found.prm.sum() == pytest.approx(1, rel=1e-12)
+            assert (found.P >= 0).all()
+
+
+def test_a_module_called_twice_is_two_layers():
+    torch.manual_seed(0)
+    network = to_reference(PreActivation().eval())
+    assert [node.name for node in network.nodes if node.op == "conv2d"] == ["conv", "conv#2"]
+
+
+def test_conversion_refuses_by_name():
+    with pytest.raises(NotImplementedError, match=r"1 .*ConvTranspose2d"):
+        to_reference(nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(3, 3, 2)).eval())
+    with pytest.raises(NotImplementedError, match="reflect"):
+        to_reference(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")).eval())
+    with pytest.raises(ValueError, match="training"):
+        to_reference(nn.Sequential(nn.ReLU()))

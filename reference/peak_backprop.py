@@ -1,0 +1,424 @@
+"""Peak back-propagation, Eq. 4-5 of section 3.3 (Zhou et al., CVPR 2018): one function a layer kind, in float64.
+
+Symbols: U a layer's input, V its output, P(.) the probability that the walker visits a position. One image: feature
+maps are (C, H, W), vectors (F,). Every function takes P(V) (and U where the answer depends on it) and returns P(U), of
+U's shape. P >= 0 and the mass sum(P) never grows; what a layer cannot pass on is leaked. The functions of layers that
+can leak take `return_leak=True` and then return (P(U), leaked mass); the leak is summed from P(V), not a difference.
+
+Pairs are (height, width). Padding is a number, a pair, or (left, right, top, bottom) where the sides differ.
+"""
+
+import numpy as np
+from numba import njit
+
+from .peak_stimulation import source
+
+# A transition out of (p, q) exists when Z_pq exceeds this share of the largest Z that the layer could have: "Z > 0"
+# for arithmetic that rounds, 1e-7 being about the rounding of float32.
+TINY = 1e-7
+
+
+def start(position, map_shape, upsample=1):
+    """The walker's start: P (C, H, W) = 1 at the peak (class, row, column) of the class response maps.
+
+    For a peak found on the map enlarged by `upsample` (row and column in enlarged coordinates): the bare bilinear
+    weights of that position over its source positions, at most four. Eq. 5 is not applied to the enlargement.
+    """
+    c, row, column = (int(v) for v in position)
+    C, H, W = map_shape
+    if not (0 <= c < C and 0 <= row < upsample * H and 0 <= column < upsample * W):
+        raise ValueError(f"peak {(c, row, column)} lies outside maps of shape {map_shape} enlarged by {upsample}")
+    P = np.zeros(map_shape)
+    (ra, rb, rt), (ca, cb, ct) = source(H, upsample), source(W, upsample)
+    for i, in_row in ((ra[row], 1.0 - rt[row]), (rb[row], rt[row])):
+        for j, in_column in ((ca[column], 1.0 - ct[column]), (cb[column], ct[column])):
+            P[c, i, j] += in_row * in_column
+    return P
+
+
+def peak_response_map(P):
+    """The map R (H, W) from P (C, H, W) at the image: summed over channels, then to sum 1 -> (R, empty).
+
+    A total of zero gives an all-zero R and empty = True.
+    """
+    R = np.asarray(P, np.float64).sum(axis=0)
+    total = R.sum()
+    return (R / total, False) if total > 0 else (np.zeros_like(R), True)
+
+
+def shift(U):
+    """U_hat of Eq. 5 = U - min(0, min U), the minimum over all channels and positions of the one image."""
+    U = np.asarray(U, np.float64)
+    return U - min(0.0, U.min())
+
+
+# ---- Eq. 4-5: weighted layers
+
+
+def conv2d(P, U, W, stride=1, padding=0, dilation=1, groups=1, signed=False, return_leak=False):
+    """Eq. 4-5: P(U) = U_hat * convT(P(V) / Z, W+), Z = conv(U_hat, W+), W+ = max(W, 0); the bias takes no part.
+
+    P (O, Hv, Wv), U (C, Hu, Wu), W (O, C / groups, kh, kw) -> P(U) (C, Hu, Wu). 1 / Z_pq is the paper's normalisation:
+    the transitions out of each output position sum to 1 over all input positions and channels. Where Z_pq <= tiny_o
+    = 1e-7 * max(U_hat) * sum(W+_o) there is no transition and P(V_pq) leaks.
+    signed: Z = conv(U+, W+) + conv(U-, W-), P(U) = U+ convT(P/Z, W+) + U- convT(P/Z, W-), no shift; X- = min(X, 0).
+    """
+    P, U, W = np.asarray(P, np.float64), np.asarray(U, np.float64), np.asarray(W)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    parts = [(np.maximum(U, 0.0), +1), (np.minimum(U, 0.0), -1)] if signed else [(shift(U), +1)]
+    Z, tiny = np.zeros(P.shape), np.zeros(P.shape[0])
+    for part, sign in parts:
+        Z_part = convolve(part, W, part_of_W=sign, **geometry)
+        if Z_part.shape != P.shape:
+            raise ValueError(f"P has shape {P.shape}, this convolution's output {Z_part.shape}")
+        Z += Z_part
+        tiny += TINY * np.abs(part).max() * np.array([np.abs(_part(W_o, sign)).sum() for W_o in W])
+    ratio, leaked = _ratio(P, Z, tiny[:, None, None])
+    P_U = sum(part * convolve_transposed(ratio, W, U.shape, part_of_W=sign, **geometry) for part, sign in parts)
+    return (P_U, leaked) if return_leak else P_U
+
+
+def linear(P, U, W, return_leak=False):
+    """Eq. 4-5 for a fully connected layer, a convolution without positions: P(U) = U_hat * (W+^T (P(V) / (W+ U_hat))).
+
+    P (..., O), U (..., F), W (O, F); leading axes are positions. Leak as in `conv2d`.
+    """
+    P, U_hat, W_plus = np.asarray(P, np.float64), shift(U), np.maximum(np.asarray(W, np.float64), 0.0)
+    ratio, leaked = _ratio(P, U_hat @ W_plus.T, TINY * U_hat.max() * W_plus.sum(axis=1))
+    P_U = U_hat * (ratio @ W_plus)
+    return (P_U, leaked) if return_leak else P_U
+
+
+def fold_batch_norm(W, bias, gamma, beta, mean, var, eps=1e-5):
+    """Batch norm after a convolution as one convolution -> (W', bias'): W'_o = gamma_o / sigma_o * W_o.
+
+    sigma = sqrt(var + eps), bias' = (bias - mean) * gamma / sigma + beta. W+ is taken of W', after this. None as bias
+    or beta is 0, as gamma 1.
+    """
+    W = np.asarray(W, np.float64)
+    scale = (1.0 if gamma is None else np.asarray(gamma, np.float64)) / np.sqrt(np.asarray(var, np.float64) + eps)
+    offset = (0.0 if bias is None else np.asarray(bias, np.float64)) - np.asarray(mean, np.float64)
+    return W * scale.reshape(-1, 1, 1, 1), offset * scale + (0.0 if beta is None else np.asarray(beta, np.float64))
+
+
+def batch_norm(P):
+    """Batch norm that is not folded into a convolution: P unchanged, per channel, also where gamma <= 0."""
+    return np.array(P, np.float64)
+
+
+def activation(P):
+    """ReLU and other activations, dropout, identity, a positive factor, an added constant: P unchanged, slope 1."""
+    return np.array(P, np.float64)
+
+
+# ---- pooling
+
+
+def max_pool2d(P, U, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """P(V) goes to the argmax of its window, the first maximum in row-major order, also when it is 0. Nothing leaks.
+
+    Windows that share an argmax add up. Padded positions are -inf. P (C, Hv, Wv), U (C, Hu, Wu).
+    """
+    P, U = np.array(P, np.float64), np.array(U, np.float64)
+    kernel, dilation = pair(kernel), pair(dilation)
+    stride = kernel if stride is None else pair(stride)
+    _check_size(P, U, kernel, stride, sides(padding), dilation, ceil_mode)
+    left, _, top, _ = sides(padding)
+    P_U = np.zeros(U.shape)
+    _max_walk(P, U, kernel, stride, (top, left), dilation, P_U)
+    return P_U
+
+
+@njit(cache=True)
+def _max_walk(P, U, kernel, stride, padding, dilation, P_U):
+    C, H, W = U.shape
+    for c in range(C):
+        for p in range(P.shape[1]):
+            for q in range(P.shape[2]):
+                best_i, best_j = -1, -1
+                for a in range(kernel[0]):
+                    i = p * stride[0] - padding[0] + a * dilation[0]
+                    for b in range(kernel[1]):
+                        j = q * stride[1] - padding[1] + b * dilation[1]
+                        inside = 0 <= i < H and 0 <= j < W
+                        if inside and (best_i < 0 or U[c, i, j] > U[c, best_i, best_j]):
+                            best_i, best_j = i, j
+                if best_i < 0:
+                    raise ValueError("a window of the max pooling lies in the padding altogether")
+                P_U[c, best_i, best_j] += P[c, p, q]
+
+
+def adaptive_max_pool2d(P, U):
+    """As `max_pool2d` over the bins of the adaptive pooling whose output has P's size: rows floor(p H / Hv) to ceil."""
+    P, U = np.asarray(P, np.float64), np.asarray(U, np.float64)
+    P_U = np.zeros(U.shape)
+    for c, p, q in np.ndindex(P.shape):
+        (i0, i1), (j0, j1) = bin_of(p, U.shape[1], P.shape[1]), bin_of(q, U.shape[2], P.shape[2])
+        i, j = np.unravel_index(np.argmax(U[c, i0:i1, j0:j1]), (i1 - i0, j1 - j0))
+        P_U[c, i0 + i, j0 + j] += P[c, p, q]
+    return P_U
+
+
+def avg_pool2d(P, U, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
+               return_leak=False):  # fmt: skip
+    """Average pooling as a convolution per channel with its fixed weights 1 / divisor: Eq. 4-5 without W.
+
+    P(U) = U_hat * sum over the windows of P(V) / divisor / Z. The divisor cancels in P / Z; what remains of it is that
+    Z is compared with 1e-7 * max(U_hat) * (the window's weights summed, 1 unless divisor_override says otherwise).
+    """
+    P, U = np.asarray(P, np.float64), np.asarray(U, np.float64)
+    kernel = pair(kernel)
+    stride = kernel if stride is None else pair(stride)
+    left, right, top, bottom = sides(padding)
+    _check_size(P, U, kernel, stride, (left, right, top, bottom), (1, 1), ceil_mode)
+    rows = pool_windows(P.shape[1], U.shape[1], kernel[0], stride[0], top, bottom)
+    columns = pool_windows(P.shape[2], U.shape[2], kernel[1], stride[1], left, right)
+    return _average_walk(P, U, rows, columns, count_include_pad, divisor_override, return_leak)
+
+
+def adaptive_avg_pool2d(P, U, return_leak=False):
+    """Adaptive average pooling: average pooling over bins, rows floor(p H / Hv) to ceil((p + 1) H / Hv)."""
+    P, U = np.asarray(P, np.float64), np.asarray(U, np.float64)
+    windows = [
+        [(*bin_of(p, size, out), bin_of(p, size, out)[1] - bin_of(p, size, out)[0]) for p in range(out)]
+        for size, out in zip(U.shape[1:], P.shape[1:])
+    ]
+    return _average_walk(P, U, *windows, True, None, return_leak)
+
+
+def mean(P, U, return_leak=False):
+    """Mean over (H, W): average pooling with one window. P (C,) or (C, 1, 1)."""
+    U = np.asarray(U, np.float64)
+    return adaptive_avg_pool2d(np.asarray(P, np.float64).reshape(U.shape[0], 1, 1), U, return_leak)
+
+
+def _average_walk(P, U, rows, columns, count_include_pad, divisor_override, return_leak):
+    U_hat, P_U, leaked = shift(U), np.zeros(U.shape), 0.0
+    largest = U_hat.max()
+    for p, (i0, i1, full_rows) in enumerate(rows):
+        for q, (j0, j1, full_columns) in enumerate(columns):
+            count = full_rows * full_columns if count_include_pad else (i1 - i0) * (j1 - j0)
+            divisor = divisor_override or count
+            window = U_hat[:, i0:i1, j0:j1]
+            Z = window.sum(axis=(1, 2)) / divisor
+            ratio, lost = _ratio(P[:, p, q], Z, TINY * largest * count / divisor)
+            P_U[:, i0:i1, j0:j1] += window * (ratio / divisor)[:, None, None]
+            leaked += lost
+    return (P_U, leaked) if return_leak else P_U
+
+
+def interpolate(P, U, mode="bilinear", align_corners=False, scale=None, return_leak=False):
+    """Interpolation with non-negative weights as a convolution with them: V = A_rows U A_columns^T, per channel.
+
+    mode "bilinear", "nearest" or "nearest-exact" (others raise NotImplementedError); scale: the (height, width) factors
+    where the layer was given factors and uses them for its coordinates, else None: the quotient of the sizes.
+    """
+    P, U_hat = np.asarray(P, np.float64), shift(U)
+    scale = (None, None) if scale is None else pair(scale)
+    rows = interpolation_weights(U_hat.shape[1], P.shape[1], mode, align_corners, scale[0])
+    columns = interpolation_weights(U_hat.shape[2], P.shape[2], mode, align_corners, scale[1])
+    ratio, leaked = _ratio(P, rows @ U_hat @ columns.T, TINY * U_hat.max())
+    P_U = U_hat * (rows.T @ ratio @ columns)
+    return (P_U, leaked) if return_leak else P_U
+
+
+# ---- layers that split, gather or move the mass
+
+
+def add(P, summands, constant=()):
+    """Addition: P splits in the proportion of the positive parts, U_i+ / sum_j U_j+; equally where none is positive.
+
+    summands: arrays that broadcast to P's shape, as they were before any in-place operation; constant: indices of those
+    that are constants or parameters, which take no share. -> list of P(U_i), summed over the axes of U_i's broadcast.
+    """
+    P = np.asarray(P, np.float64)
+    summands = [np.asarray(U, np.float64) for U in summands]
+    takers = [i for i in range(len(summands)) if i not in constant]
+    if not takers:
+        raise ValueError("an addition of constants only has nowhere to send P")
+    positive = {i: np.broadcast_to(np.maximum(summands[i], 0.0), P.shape) for i in takers}
+    total = sum(positive.values())
+    shares = [np.zeros(U.shape) for U in summands]
+    for i in takers:
+        share = np.where(total > 0, positive[i] / np.where(total > 0, total, 1.0), 1.0 / len(takers))
+        shares[i] = sum_to(P * share, summands[i].shape)
+    return shares
+
+
+def concatenate(P, shapes, axis=0):
+    """Concatenation: each input takes its slice. shapes: the inputs' shapes -> list of P(U_i)."""
+    ends = np.cumsum([shape[axis] for shape in shapes])[:-1]
+    return [np.array(part) for part in np.split(np.asarray(P, np.float64), ends, axis=axis)]
+
+
+def slice_axis(P, shape, axis, start=None, stop=None, step=None):
+    """Slice, chunk, split: V = U[start:stop:step] along `axis`; P(U) is P(V) there and zero elsewhere. shape: U's."""
+    P_U = np.zeros(shape)
+    where = [slice(None)] * len(shape)
+    where[axis] = slice(start, stop, step)
+    P_U[tuple(where)] = P
+    return P_U
+
+
+def multiply(P, shape):
+    """Multiplication by a gate: P goes to the other operand, of the given shape, summed over its broadcast axes."""
+    return sum_to(np.asarray(P, np.float64), shape)
+
+
+def reshape(P, shape):
+    """Flatten, reshape: positions follow. shape: U's."""
+    return np.asarray(P, np.float64).reshape(shape).copy()
+
+
+flatten = reshape
+
+
+def permute(P, axes):
+    """V = U.transpose(axes): positions follow."""
+    return np.asarray(P, np.float64).transpose(np.argsort([a % len(axes) for a in axes])).copy()
+
+
+# ---- the arithmetic underneath
+
+
+def convolve(U, W, bias=None, stride=1, padding=0, dilation=1, groups=1, part_of_W=0):
+    """V_opq = sum over (c, a, b) of W_ocab U_c,(p s - pad + a d),(q s - pad + b d) -> (O, Hv, Wv).
+
+    part_of_W: 0 takes W, +1 its positive part W+, -1 its negative part W-. One plain matrix product over channels per
+    kernel tap (a, b): nothing is copied but one tap's weights, and a sum of zero products is exactly zero.
+    """
+    stride, dilation = pair(stride), pair(dilation)
+    padded = _pad(np.asarray(U, np.float64), sides(padding))
+    O, per_group, kh, kw = W.shape
+    if padded.shape[0] != per_group * groups or O % groups:
+        raise ValueError(f"weight {W.shape} with {groups} groups does not fit an input of {padded.shape[0]} channels")
+    Hv, Wv = (_size(n, k, s, d) for n, k, s, d in zip(padded.shape[1:], (kh, kw), stride, dilation))
+    if Hv < 1 or Wv < 1:
+        raise ValueError(f"kernel {(kh, kw)} is larger than the padded input {padded.shape[1:]}")
+    V = np.zeros((groups, O // groups, Hv * Wv))
+    for a, b in np.ndindex(kh, kw):
+        seen = _tap(padded, a, b, stride, dilation, Hv, Wv).reshape(groups, per_group, Hv * Wv)
+        V += _part(W[:, :, a, b], part_of_W).reshape(groups, O // groups, per_group) @ seen
+    V = V.reshape(O, Hv, Wv)
+    return V if bias is None else V + np.asarray(bias, np.float64)[:, None, None]
+
+
+def convolve_transposed(D, W, shape, stride=1, padding=0, dilation=1, groups=1, part_of_W=0):
+    """The transpose of `convolve`: D (O, Hv, Wv) -> `shape` = (C, Hu, Wu); what falls on padding is dropped."""
+    stride, dilation = pair(stride), pair(dilation)
+    left, right, top, bottom = sides(padding)
+    C, H, width = shape
+    O, per_group, kh, kw = W.shape
+    D = np.asarray(D, np.float64)
+    Hv, Wv = D.shape[1:]
+    padded = np.zeros((C, top + H + bottom, left + width + right))
+    rows = D.reshape(groups, O // groups, Hv * Wv)
+    for a, b in np.ndindex(kh, kw):
+        tap = _part(W[:, :, a, b], part_of_W).reshape(groups, O // groups, per_group)
+        _tap(padded, a, b, stride, dilation, Hv, Wv)[...] += (tap.transpose(0, 2, 1) @ rows).reshape(C, Hv, Wv)
+    return padded[:, top : top + H, left : left + width].copy()
+
+
+def _tap(padded, a, b, stride, dilation, Hv, Wv):
+    """The view of the padded input that kernel position (a, b) sees from every output position."""
+    i, j = a * dilation[0], b * dilation[1]
+    return padded[:, i : i + (Hv - 1) * stride[0] + 1 : stride[0], j : j + (Wv - 1) * stride[1] + 1 : stride[1]]
+
+
+def _part(W, sign):
+    W = np.asarray(W, np.float64)
+    return W if sign == 0 else np.maximum(W, 0.0) if sign > 0 else np.minimum(W, 0.0)
+
+
+def _ratio(P, Z, tiny):
+    """P / Z, 0 where Z <= tiny, and the mass that is lost there."""
+    flows = Z > tiny
+    return np.where(flows, P / np.where(flows, Z, 1.0), 0.0), float(P[~flows].sum())
+
+
+def pool_windows(out, size, kernel, stride, before, after):
+    """Per output position the window's (first, end, count) on an axis: first:end inside the map, count with padding.
+
+    A window that reaches past the padded end (ceil mode) counts only what lies within the padding.
+    """
+    windows = []
+    for p in range(out):
+        first = p * stride - before
+        end = min(first + kernel, size + after)
+        windows.append((max(first, 0), max(min(end, size), 0), end - first))
+    return windows
+
+
+def bin_of(p, size, out):
+    """Adaptive pooling's bin p of `out` over an axis of `size`: floor(p size / out) to ceil((p + 1) size / out)."""
+    return p * size // out, -((-(p + 1) * size) // out)
+
+
+def interpolation_weights(size, out, mode, align_corners=False, scale=None):
+    """A (out, size): row p holds the weights of output position p over the axis; each row sums to 1."""
+    if mode not in ("bilinear", "nearest", "nearest-exact"):
+        raise NotImplementedError(f"interpolation mode {mode!r} has no rule: its weights may be negative")
+    A = np.zeros((out, size))
+    step = size / out if scale is None else 1.0 / scale
+    for p in range(out):
+        if mode == "bilinear":
+            x = p * (size - 1) / max(out - 1, 1) if align_corners else max((p + 0.5) * step - 0.5, 0.0)
+            a = min(int(x), size - 1)
+            A[p, a] += 1.0 - (x - a)
+            A[p, min(a + 1, size - 1)] += x - a
+        else:
+            centre = 0.5 if mode == "nearest-exact" else 0.0
+            # whole numbers where the step is the quotient of the sizes: the floor of p * size / out must not round
+            x = int((2 * p + 2 * centre) * size) // (2 * out) if scale is None else int((p + centre) * step)
+            A[p, min(x, size - 1)] = 1.0
+    return A
+
+
+def sum_to(P, shape):
+    """Undo a broadcast: sum P over the axes that an array of this shape was repeated on."""
+    P = P.sum(axis=tuple(range(P.ndim - len(shape))))
+    repeated = tuple(axis for axis, size in enumerate(shape) if size == 1 and P.shape[axis] != 1)
+    return P.sum(axis=repeated, keepdims=True)
+
+
+def pair(value):
+    """A number or a pair -> (height, width)."""
+    if np.ndim(value) == 0:
+        return (value, value)
+    return tuple(value) if len(value) == 2 else (value[0], value[0])
+
+
+def sides(padding):
+    """A number, (height, width) or (left, right, top, bottom) -> (left, right, top, bottom)."""
+    if np.ndim(padding) == 1 and len(padding) == 4:
+        return tuple(int(side) for side in padding)
+    height, width = pair(padding)
+    return (int(width), int(width), int(height), int(height))
+
+
+def _pad(U, padding):
+    left, right, top, bottom = padding
+    return np.pad(U, ((0, 0), (top, bottom), (left, right)))
+
+
+def _size(size, kernel, stride, dilation):
+    return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def pooled_size(size, kernel, stride, before, after, dilation=1, ceil_mode=False):
+    """Output size of a pooling axis; in ceil mode a last window that would start in the padding behind is left out."""
+    span = size + before + after - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    out = -(-span // stride) + 1
+    return out - 1 if (out - 1) * stride >= size + before else out
+
+
+def _check_size(P, U, kernel, stride, padding, dilation, ceil_mode):
+    left, right, top, bottom = padding
+    for axis, before, after in ((1, top, bottom), (2, left, right)):
+        k, s, d = kernel[axis - 1], stride[axis - 1], dilation[axis - 1]
+        out = pooled_size(U.shape[axis], k, s, before, after, d, ceil_mode)
+        # In ceil mode zeros that were merged into the padding may hold one window more than padding alone would.
+        if P.shape[0] != U.shape[0] or not out <= P.shape[axis] <= out + bool(ceil_mode):
+            raise ValueError(f"P has shape {P.shape}; pooling {U.shape} by {kernel}, stride {stride}, gives size {out}")

@@ -1,0 +1,196 @@
+"""Proposal retrieval, Eq. 6, and Algorithm 1, section 3.4 (Zhou et al., CVPR 2018), in float64.
+
+Symbols: R (H, W) a Peak Response Map, sum 1; S (H, W) bool, a proposal's mask; S_hat its contour; Q (H, W) bool, the
+background mask; H x W is the network's input size. Positions are (row, column).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.special import expit
+
+from . import network as net
+from . import peak_stimulation
+from .peak_backprop import interpolation_weights
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One segmented instance. mask is the proposal at its own, the picture's size; prm is at the network's input's.
+
+    label: the class; score: Eq. 6; confidence: the class's sigmoid(s^c); peak: (row, column) in the picture, pixels;
+    proposal: index of the proposal; terms: the three sums of Eq. 6 without alpha and beta.
+    """
+
+    label: int
+    mask: np.ndarray
+    score: float
+    confidence: float
+    peak: tuple[float, float]
+    prm: np.ndarray
+    proposal: int
+    terms: tuple[float, float, float]
+
+
+# ---- Eq. 6
+
+
+def contour(S, width=5) -> np.ndarray:
+    """S_hat of Eq. 6: morphological gradient, dilation minus erosion with a square of odd side `width` -> bool (H, W).
+
+    Neither sees anything outside the image, so the image's edge alone makes no contour.
+    """
+    if width != int(width) or width < 1 or width % 2 == 0:
+        raise ValueError(f"the contour's width must be an odd number >= 1, not {width}")
+    S, square = np.asarray(S, bool), np.ones((int(width), int(width)), bool)
+    return binary_dilation(S, square, border_value=0) & ~binary_erosion(S, square, border_value=1)
+
+
+def background(M, shape, bias) -> np.ndarray:
+    """Q of Eq. 6 from one class's response map M (h, w), not enlarged -> bool `shape` = (H, W).
+
+    M is scaled to [0, 1] by its own minimum and maximum and enlarged bilinearly, corners not aligned; Q is where the
+    result is < bias * its mean. A constant map has no background: Q = 0.
+    """
+    M = np.asarray(M, np.float64)
+    if not np.isfinite(M).all():
+        raise ValueError("the class response map has a non-finite value")
+    if M.max() == M.min():
+        return np.zeros(shape, bool)
+    M = (M - M.min()) / (M.max() - M.min())
+    rows, columns = (interpolation_weights(size, out, "bilinear") for size, out in zip(M.shape, shape))
+    enlarged = rows @ M @ columns.T
+    return enlarged < bias * enlarged.mean()
+
+
+def terms(R, S, Q, width=5) -> tuple[float, float, float]:
+    """The sums of Eq. 6: instance-aware R * S, boundary-aware R * S_hat, class-aware Q * S, without alpha and beta."""
+    R, S, Q = np.asarray(R, np.float64), np.asarray(S, bool), np.asarray(Q, bool)
+    if not R.shape == S.shape == Q.shape:
+        raise ValueError(f"R {R.shape}, S {S.shape} and Q {Q.shape} must have one shape")
+    return float((R * S).sum()), float((R * contour(S, width)).sum()), float((Q & S).sum())
+
+
+def score(R, S, Q, alpha, beta, width=5) -> float:
+    """Eq. 6: Score = alpha * R * S + R * S_hat - beta * Q * S, each product summed over the pixels."""
+    instance, boundary, class_aware = terms(R, S, Q, width)
+    return alpha * instance + boundary - beta * class_aware
+
+
+# ---- sizes and positions
+
+
+def resize_nearest(S, shape) -> np.ndarray:
+    """The mask S (h, w) at `shape` (H, W): every pixel centre takes the pixel it falls in, row ((2i + 1) h) // 2H."""
+    rows, columns = (((2 * np.arange(out) + 1) * size) // (2 * out) for size, out in zip(S.shape, shape))
+    return np.asarray(S)[rows[:, None], columns[None, :]]
+
+
+def image_position(position, map_shape, image_shape, upsample=1) -> tuple[float, float]:
+    """A peak's (row, column) on the map, enlarged by `upsample`, in image pixels: (i + 0.5) * H_image / H_map - 0.5.
+
+    i is the fractional row on the un-enlarged map: row * (H_map - 1) / (upsample * H_map - 1). Columns alike.
+    """
+    i = [p * (size - 1) / max(upsample * size - 1, 1) for p, size in zip(position, map_shape)]
+    return tuple((k + 0.5) * image / size - 0.5 for k, image, size in zip(i, image_shape, map_shape))
+
+
+# ---- non-maximum suppression
+
+
+def overlap(A, B) -> float:
+    """Intersection over union of two masks; 0 for two empty ones."""
+    union = np.count_nonzero(A | B)
+    return np.count_nonzero(A & B) / union if union else 0.0
+
+
+def nms(instances: Sequence[Instance], threshold=0.3, per_class=False) -> list[Instance]:
+    """Line 13 of Algorithm 1: from the highest score on, drop what overlaps a kept instance by IoU >= threshold.
+
+    Equal scores go by (class, row, column). Across classes, or only within a class. The PRM of a dropped instance is
+    added to that of the one that dropped it, the first kept one that overlaps; at the end the sum is divided by its
+    total. Everything else of the kept instance, its three terms too, stays its own.
+    """
+    kept, maps = [], []
+    for one in sorted(instances, key=lambda one: (-one.score, one.label, *one.peak)):
+        for k, other in enumerate(kept):
+            if (not per_class or one.label == other.label) and overlap(one.mask, other.mask) >= threshold:
+                maps[k].append(one.prm)
+                break
+        else:
+            kept.append(one)
+            maps.append([one.prm])
+    return [one if len(prms) == 1 else replace(one, prm=sum(prms) / sum(prms).sum()) for one, prms in zip(kept, maps)]
+
+
+# ---- Algorithm 1
+
+
+def select_classes(s, t_class=0.5, class_logit=None) -> list[int]:
+    """The classes that an image holds: sigmoid(s^c) >= t_class, or, where class_logit is given, s^c >= class_logit."""
+    s = np.asarray(s, np.float64)
+    return np.flatnonzero(s >= class_logit if class_logit is not None else expit(s) >= t_class).tolist()
+
+
+def select_peaks(values, t_peak=0.5, peak_value=None) -> list[int]:
+    """Indices of the peaks of one class that count, from their values M (k,) in row-major order.
+
+    M >= t_peak * m, m the strongest; if m <= 0 only the (first) strongest. With peak_value: M > peak_value instead.
+    """
+    values = np.asarray(values, np.float64)
+    if peak_value is not None:
+        return np.flatnonzero(values > peak_value).tolist()
+    if values.max() <= 0:
+        return [int(values.argmax())]
+    return np.flatnonzero(values >= t_peak * values.max()).tolist()
+
+
+def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
+    """Lines 8-11 of Algorithm 1 for one peak -> (index, score, terms) of the top-ranked proposal, or None.
+
+    Proposals of another size than R's are resized for the score. Passed over: an area (share of the proposal's own
+    pixels) outside [area[0], area[1]). Of equal scores the first wins.
+    """
+    best = None
+    for index, S in enumerate(proposals):
+        if not area[0] <= np.count_nonzero(S) / S.size < area[1]:
+            continue
+        three = terms(R, resize_nearest(S, R.shape), Q, width)
+        value = alpha * three[0] + three[1] - beta * three[2]
+        if best is None or value > best[1]:
+            best = (index, value, three)
+    return best
+
+
+def segment(
+    network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, t_class=0.5, t_peak=0.5, window=3,
+    threshold="median", upsample=1, width=5, area=(2e-5, 0.85), class_logit=None, peak_value=None, nms_threshold=0.3,
+    per_class=False, signed=False,
+) -> list[Instance]:  # fmt: skip
+    """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
+
+    alpha, beta, bias: Eq. 6, per pixel of R; t_class, t_peak or class_logit, peak_value: see `select_classes` and
+    `select_peaks` (the authors' code: class_logit=0, peak_value=30); window, threshold, upsample: peak finding.
+    Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
+    """
+    image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
+    activations = net.forward(network, image)  # line 2
+    M = activations[net.as_network(network).output]
+    stimulated = peak_stimulation.forward(M[None], window, threshold, upsample=upsample)
+    enlarged = peak_stimulation.enlarge(M, upsample)
+    instances = []
+    for c in select_classes(stimulated.scores[0], t_class, class_logit):  # lines 3-5
+        peaks = [(row, column) for _, k, row, column in stimulated.peaks.tolist() if k == c]
+        Q = background(M[c], image.shape[1:], bias)
+        for k in select_peaks([enlarged[c, row, column] for row, column in peaks], t_peak, peak_value):  # line 6
+            walk = net.walk(network, activations, (c, *peaks[k]), upsample, signed)  # line 7
+            best = None if walk.empty else best_proposal(walk.prm, proposals, Q, alpha, beta, width, area)
+            if best is not None:
+                index, value, three = best
+                mask = proposals[index]
+                at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
+                confidence = float(expit(stimulated.scores[0, c]))
+                instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
+    return nms(instances, nms_threshold, per_class)  # line 13
