@@ -262,9 +262,22 @@ class Convolution(Rule):
         return [below], _leaked(visits, inverse)
 
 
+class AveragePooling(Convolution):
+    """A convolution with equal weights, each channel apart. By what the mean is divided makes no difference to P."""
+
+    def __init__(self, source, pool: Callable[[Tensor], Tensor], kernel, stride, padding, pad):
+        super().__init__(source, torch.ones(1, 1, *kernel), None, stride, padding, [1, 1], 1, pad, signed=False)
+        self.pool = pool
+
+    def forward(self, execute, U):
+        self.groups = U.shape[1]
+        self.positive = U.new_ones((self.groups, *self.weight.shape[1:]))
+        return self.pool(U), State((U,))
+
+
 class FixedWeights(Rule):
-    """Average pooling, interpolation, mean over (H, W): a convolution with fixed weights >= 0, given as the function
-    `apply` from U to V. `scale` is the sum of one output's weights."""
+    """Adaptive average pooling, interpolation, mean over (H, W): fixed weights >= 0, given as the function `apply`
+    from U to V. `scale` is the sum of one output's weights."""
 
     executes = False
     local = False

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .rules import (
     Addition,
+    AveragePooling,
     Concatenation,
     Convolution,
     FixedWeights,
@@ -353,12 +354,18 @@ def _adaptive_max_pool(b, node, size, return_indices=False):
 
 def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, divisor):
     source, pad = b.source_and_pad(node)
-    (kh, kw) = _pair(kernel)
-    scale = 1.0 if divisor is None else kh * kw / divisor
-    apply = lambda U: F.avg_pool2d(  # noqa: E731
-        F.pad(U, pad) if any(pad) else U, kernel, stride, padding, ceil_mode, count_include_pad, divisor
-    )
-    return FixedWeights(source, apply, scale)
+    kernel, padding = _pair(kernel), _pair(padding)
+    stride = kernel if stride in (None, []) else _pair(stride)
+
+    def pool(U: Tensor) -> Tensor:
+        return F.avg_pool2d(
+            F.pad(U, pad) if any(pad) else U, kernel, stride, padding, ceil_mode, count_include_pad, divisor
+        )
+
+    if ceil_mode:
+        # Its last windows may reach beyond the padding, which no convolution's do.
+        return FixedWeights(source, pool, 1.0 if divisor is None else kernel[0] * kernel[1] / divisor)
+    return AveragePooling(source, pool, kernel, stride, padding, pad)
 
 
 def _avg_pool_module(b, node, m):

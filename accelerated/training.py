@@ -30,6 +30,7 @@ class TrainingSettings:
     size : side of the square training crop, pixels
     jitter : a picture is scaled by a factor drawn from [1 / jitter, jitter], then cropped or padded to `size`
     lr_features, lr_classifier : learning rates of the features and of the layer that makes the class response maps
+    flip, vertical_flip : mirror at random left and right; up and down (pictures without an up, as from microscopes)
     schedule : "cosine" (to 0 over all steps) or "step" (times 0.1 after 60 % and 85 % of the epochs)
     amp : mixed precision; None means where the device has it (CUDA)
     """
@@ -43,6 +44,7 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     flip: bool = True
+    vertical_flip: bool = False
     jitter: float = 1.25
     amp: bool | None = None
     workers: int = 0
@@ -92,6 +94,8 @@ class _Crops(Dataset):
         image = _crop(image, self.settings.size, draw)
         if self.settings.flip and draw.random() < 0.5:
             image = image.flip(2)
+        if self.settings.vertical_flip and draw.random() < 0.5:
+            image = image.flip(1)
         return image, labels, counted, index
 
 
