@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +16,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prm import InputError
+from prm.files import atomic_write, reason
 
+from .aggregation import aggregation
 from .networks import network
 
 FORMAT = "prm-checkpoint-1"
@@ -57,28 +57,9 @@ class Checkpoint:
             model.load_state_dict(self.state)
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
             raise InputError(
-                f"checkpoint of {self.network}: weights and network do not fit ({_line(error)})"
+                f"checkpoint of {self.network}: weights and network do not fit ({reason(error)})"
             ) from error
         return model.eval()
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises InputError where the disk refuses, and leaves nothing behind."""
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -86,8 +67,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     path = Path(path)
     files = {"weights": checkpoint.state, "momentum": checkpoint.momentum}
     page = {k: v for k, v in vars(checkpoint).items() if k not in ("state", "momentum")}
-    earlier = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
-    page["files"] = {}
+    earlier, page["files"] = _files_of(path), {}
     for kind, tensors in files.items():
         if tensors:
             content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
@@ -95,9 +75,16 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             atomic_write(path.parent / name, content)
             page["files"][kind] = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
     atomic_write(path, (json.dumps({"format": FORMAT, **page}, indent=1) + "\n").encode())
-    for old in earlier.values():
-        if old["name"] not in [f["name"] for f in page["files"].values()]:
-            (path.parent / old["name"]).unlink(missing_ok=True)
+    for name in earlier - {f["name"] for f in page["files"].values()}:
+        (path.parent / name).unlink(missing_ok=True)
+
+
+def _files_of(path: Path) -> set[str]:
+    """Names of the files of an earlier checkpoint at `path`; none if what lies there is no checkpoint."""
+    try:
+        return {Path(f["name"]).name for f in json.loads(path.read_text())["files"].values()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -120,9 +107,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     files = page.pop("files", {})
     try:
         tensors = {kind: _verified(path.parent / f["name"], f["sha256"]) for kind, f in files.items()}
-        return Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{path}: the checkpoint is incomplete ({_line(error)})") from error
+        found = Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
+        found.network["name"], found.input["mean"], found.input["std"], list(found.class_names)
+        aggregation(found.aggregation["name"], **found.aggregation.get("options", {}))
+        return found
+    except InputError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: the checkpoint is incomplete ({reason(error)})") from error
 
 
 def _verified(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -131,11 +123,7 @@ def _verified(path: Path, sha256: str) -> dict[str, Tensor]:
             raise InputError(f"{path}: damaged (its SHA-256 is not the one its checkpoint names)")
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: weights cannot be read ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: weights cannot be read ({reason(error)})") from error
 
 
 def random_checkpoint(name: str, class_names: list[str], seed: int = 0, **options) -> Checkpoint:

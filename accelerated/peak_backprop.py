@@ -141,7 +141,7 @@ class PeakBackprop:
     """
 
     def __init__(self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int = 512 * 2**20):
-        if not isinstance(upsample, int) or upsample < 1:
+        if not isinstance(upsample, int) or isinstance(upsample, bool) or upsample < 1:
             raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
         self.upsample, self.max_memory = upsample, max_memory
         self._plan = walk_plan(model, signed)

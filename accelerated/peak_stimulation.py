@@ -159,7 +159,7 @@ def _validated(window: int, threshold: str | float | None, upsample: int) -> tup
     """The operator's arguments from the user's, or a ValueError that says what is allowed."""
     if not isinstance(window, int) or window < 3 or window % 2 == 0:
         raise ValueError(f"window is the side of the peak window and must be an odd integer >= 3, not {window!r}")
-    if not isinstance(upsample, int) or upsample < 1:
+    if not isinstance(upsample, int) or isinstance(upsample, bool) or upsample < 1:
         raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
     if threshold is None:
         return window, "none", 0.0, upsample
@@ -167,8 +167,8 @@ def _validated(window: int, threshold: str | float | None, upsample: int) -> tup
         if threshold not in ("median", "mean", "max"):
             raise ValueError(f'threshold must be "median", "mean", "max", a number or None, not {threshold!r}')
         return window, threshold, 0.0, upsample
-    if threshold != threshold:
-        raise ValueError("threshold must not be NaN")
+    if isinstance(threshold, bool) or threshold != threshold:
+        raise ValueError(f"threshold must be a number, not {threshold!r}")
     return window, "constant", float(threshold), upsample
 
 

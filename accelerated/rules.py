@@ -120,7 +120,7 @@ def _walk_conv2d(
     visits = Visits(P, origin, image)
     _, whole = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
     q = P * visits.of(above)
-    if P.shape[2:] == above.shape[2:]:
+    if P.shape[2:] == above.shape[2:] and not origin.any():
         out = Visits(torch.nn.grad.conv2d_input(
             (len(P), *below.shape[1:]), weight, q, stride, padding, dilation, groups), 0 * origin, image)  # fmt: skip
     else:
@@ -277,27 +277,27 @@ class AveragePooling(Convolution):
 
 class FixedWeights(Rule):
     """Adaptive average pooling, interpolation, mean over (H, W): fixed weights >= 0, given as the function `apply`
-    from U to V. `scale` is the sum of one output's weights."""
+    (U, (rows, columns) of V) to V. `scale` is the sum of one output's weights."""
 
-    executes = False
     local = False
 
-    def __init__(self, source, apply: Callable[[Tensor], Tensor], scale: float = 1.0):
+    def __init__(self, source, apply: Callable[[Tensor, tuple[int, ...]], Tensor], scale: float = 1.0):
         super().__init__(source)
         self.apply, self.scale = apply, scale
 
     def forward(self, execute, U):
-        return self.apply(U), State((U,))
+        return execute(), State((U,))
 
     def back(self, visits, state, images):
+        apply = lambda U: self.apply(U, state.out[1:])  # noqa: E731
         if not state.lazy:
             U_hat = shifted(state.values[0])
-            Z = self.apply(U_hat)
+            Z = apply(U_hat)
             most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
             state.lazy = (torch.where(Z > TINY * self.scale * most, 1 / Z, 0), U_hat)
         inverse, U_hat = (t[images] for t in state.lazy)
         q = visits.P * _rows(inverse, visits.image)
-        below = _transposed(self.apply, (len(q), *U_hat.shape[1:]), q) * _rows(U_hat, visits.image)
+        below = _transposed(apply, (len(q), *U_hat.shape[1:]), q) * _rows(U_hat, visits.image)
         return [visits.with_(below)], _leaked(visits, inverse)
 
 

@@ -18,11 +18,14 @@ from torch.nn import functional as F
 
 from prm import InputError
 
+from .aggregation import aggregation
 from .checkpoint import Checkpoint
 from .inputs import to_input
 from .peak_backprop import PeakBackprop, PreparedWalk
 from .peak_stimulation import enlarge, peak_stimulation
 from .retrieval import Proposals, background, best, nms, prepare, score, terms
+
+MIN_SIDE = 32  # least rows and columns of the network's input
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class SegmentationSettings:
     window, threshold, upsample : peaks, as for `peak_stimulation`
     class_threshold : a class takes part if sigmoid(s) >= this
     peak_threshold : a peak takes part if its response >= this share of its class's strongest peak
-    peak_minimum : absolute least response of a peak (released code: 30 with class_threshold 0.5), or None
+    peak_minimum : if given, a peak passes if its response > this, instead of by its share (the released code's 30)
     max_peaks : most peaks of a picture, the strongest by share of their class's strongest
     alpha, beta_area, bias : Eq. 6; beta is stated per image area, beta = beta_area / (H * W)
     contour : side of the square of the morphological gradient, pixels at network input size
@@ -115,31 +118,37 @@ class Segmenter:
     mean, std, contrast : how a picture becomes network input, see `to_input`
     settings : SegmentationSettings
     device : where to compute
+    aggregate : the aggregation (N, C, H, W) -> (N, C) that the classifier was trained with; None is peak stimulation
+        with the settings' own window, threshold and upsample
     """
 
     def __init__(
         self, model: nn.Module, mean: Sequence[float], std: Sequence[float], contrast: bool = False,
-        settings: SegmentationSettings | None = None, device: str = "cpu",
+        settings: SegmentationSettings | None = None, device: str = "cpu", aggregate: nn.Module | None = None,
     ):  # fmt: skip
         self.settings = settings or SegmentationSettings()
         self.mean, self.std, self.contrast, self.device = list(mean), list(std), contrast, device
-        self.walk = PeakBackprop(model.to(device).eval(), upsample=self.settings.upsample)
+        self.aggregate = aggregate
+        self.walk = PeakBackprop(model.to(device), upsample=self.settings.upsample)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", **overrides) -> Segmenter:
         """A segmenter with the checkpoint's network and settings; `overrides` replace single settings."""
+        given, pool = checkpoint.input, checkpoint.aggregation
         try:
             settings = SegmentationSettings(**(checkpoint.segmentation | overrides))
-        except TypeError as error:
-            raise InputError(f"checkpoint: unknown segmentation setting ({error})") from None
-        given = checkpoint.input
-        return cls(checkpoint.model(), given["mean"], given["std"], given.get("contrast", False), settings, device)
+            aggregate = None if pool["name"] == "peak" else aggregation(pool["name"], **pool.get("options", {}))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"checkpoint: unknown setting ({error})") from None
+        contrast = given.get("contrast", False)
+        return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the network's input for a picture."""
         factor = 1.0 if self.settings.size is None else self.settings.size / min(height, width)
         factor = min(factor, self.settings.longest / max(height, width))
-        return max(1, round(factor * height)), max(1, round(factor * width))
+        # A side of a few pixels is enlarged for itself: no network's stride leaves anything of it.
+        return tuple(max(MIN_SIDE, round(factor * side)) for side in (height, width))
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Segmentation]:
@@ -159,11 +168,15 @@ class Segmenter:
         answers: dict[int, Segmentation] = {}
         for size, members in groups.items():
             started = time.perf_counter()
-            run = self.walk.prepare(torch.cat([self._input(images[i], size) for i in members]).to(self.device))
+            run = self.prepare([images[i] for i in members], size)
             forward = (time.perf_counter() - started) / len(members)
             for n, i in enumerate(members):
                 answers[i] = self._segment(run, n, images[i].shape[:2], proposals[i], {"forward": forward})
         return [answers[i] for i in range(len(images))]
+
+    def prepare(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> PreparedWalk:
+        """One forward pass of pictures (H, W, 3) uint8 as network inputs of `size`."""
+        return self.walk.prepare(torch.cat([self._input(image, size) for image in images]).to(self.device))
 
     def _input(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
         tensor = to_input(image, self.mean, self.std, self.contrast)[None]
@@ -176,7 +189,7 @@ class Segmenter:
     ) -> Segmentation:
         maps = run.maps[n]
         with _timed(seconds, "peaks"):
-            scores, peaks = self._peaks(maps)
+            scores, peaks, _ = self.peaks(maps)
         with _timed(seconds, "walk"):
             rows = torch.cat([torch.full_like(peaks[:, :1], n), peaks], dim=1)
             walked = run.prms(rows)
@@ -186,29 +199,32 @@ class Segmenter:
             tuple(size), maps.cpu(), scores.cpu(), instances, len(peaks), walked.leaked.cpu(), seconds
         )  # fmt: skip
 
-    def _peaks(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores (C,) and the peaks (K, 3) to walk from, rows (class, row, column): Algorithm 1, lines 3-5."""
-        s = self.settings
-        scores, peaks = peak_stimulation(maps[None], s.window, s.threshold, s.upsample)
-        peaks = peaks[:, 1:]
-        value = self._responses(maps, peaks)
-        strongest = torch.full_like(scores[0], float("-inf")).scatter_reduce(0, peaks[:, 0], value, "amax")[peaks[:, 0]]
-        # Where even the strongest response is not positive a share of it means nothing: only the strongest passes.
-        passes = torch.where(strongest > 0, value >= s.peak_threshold * strongest, value == strongest)
-        passes &= scores[0].sigmoid()[peaks[:, 0]] >= s.class_threshold
-        if s.peak_minimum is not None:
-            passes &= value >= s.peak_minimum
-        peaks, share = peaks[passes], (value / strongest.abs().clamp(min=1e-30))[passes]
-        if len(peaks) > s.max_peaks:
-            peaks = peaks[share.argsort(descending=True, stable=True)[: s.max_peaks].sort().values]
-        return scores[0], peaks
+    def peaks(self, maps: Tensor, settings: SegmentationSettings | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Algorithm 1, lines 3-5, on one picture's class response maps (C, h, w).
 
-    def _responses(self, maps: Tensor, peaks: Tensor) -> Tensor:
-        """The (enlarged) class response map's values (K,) at the peaks."""
-        c, row, col = peaks.unbind(1)
-        return enlarge(maps[None].to(torch.promote_types(maps.dtype, torch.float32)), self.settings.upsample)[
-            0, c, row, col
-        ]
+        Returns the class scores (C,), the peaks to walk from (K, 3), rows (class, row, column) on the enlarged maps,
+        and their responses as shares (K,) of their class's strongest.
+        """
+        s = settings or self.settings
+        scores, peaks = peak_stimulation(maps[None], s.window, s.threshold, s.upsample)
+        scores = scores[0] if self.aggregate is None else self.aggregate(maps[None])[0]
+        c, row, col = peaks[:, 1:].unbind(1)
+        value = enlarge(maps.to(torch.promote_types(maps.dtype, torch.float32)), s.upsample)[c, row, col]
+        strongest = torch.full_like(scores, float("-inf")).scatter_reduce(0, c, value, "amax")[c]
+        # Where even the strongest response is not positive, a share of it means nothing: only the first such passes.
+        index = torch.arange(len(c), device=c.device)
+        first = torch.full_like(scores, len(c), dtype=torch.int64)
+        first = first.scatter_reduce(0, c, index.where(value == strongest, len(c)), "amin")[c]
+        if s.peak_minimum is not None:
+            passes = value > s.peak_minimum
+        else:
+            passes = torch.where(strongest > 0, value >= s.peak_threshold * strongest, index == first)
+        passes &= scores.sigmoid()[c] >= s.class_threshold
+        share = value / strongest.abs().clamp(min=torch.finfo(value.dtype).tiny)
+        kept = passes.nonzero()[:, 0]
+        if len(kept) > s.max_peaks:
+            kept = kept[share[kept].argsort(descending=True, stable=True)[: s.max_peaks]].sort().values
+        return scores, peaks[kept, 1:], share[kept]
 
     def _retrieve(self, maps, scores, peaks, prms, empty, size, proposals: Proposals) -> list[Instance]:
         """Best proposal of each PRM by Eq. 6, then suppression: Algorithm 1, lines 6-13."""

@@ -51,7 +51,7 @@ class Walk:
     def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, State]]:
         """Class response maps and what the rules kept."""
         env: dict[fx.Node, Any] = {**self._constants, self._image: images}
-        states = {}
+        states = {self._image: State(out=tuple(images.shape[1:]))}
         for node, read_last in self._calls:
             execute = lambda node=node: _execute(node, env, self._modules)  # noqa: E731
             if node in self._rules:
@@ -82,7 +82,9 @@ class Walk:
             leaked = leaked if lost is None else leaked + lost
             for parent, more in zip(rule.parents, below):
                 # Several consumers of one tensor: their contributions add up.
-                visits[parent] = visits[parent] + more if parent in visits else more
+                if parent in visits:
+                    more = (visits[parent] + more).on(*states[parent].out[1:])
+                visits[parent] = more
                 largest = max(largest, more.P[0].numel())
         return visits[self._image], leaked, largest
 
@@ -97,7 +99,6 @@ def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
             "float16 is refused for the walk: the ratios of Eq. 5 leave its range; use float32 or bfloat16"
         )
     graph, modules = _trace(model)
-    _out_of_place(graph)
     for node in reversed(graph.nodes):
         # A value that nobody reads is no consumer.
         if not node.users and node.op not in ("placeholder", "output"):
@@ -120,15 +121,16 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
     """The graph of the model in evaluation mode. Modules are copied, parameters are shared."""
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     model = copy.deepcopy(model, shared).eval()
-    for module in model.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False
+    overwriting = {name for name, module in model.named_modules() if getattr(module, "inplace", False)}
+    for name in overwriting:
+        model.get_submodule(name).inplace = False
     try:
         graph = fx.Tracer().trace(model)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
         raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
+    _out_of_place(graph, overwriting)
     return graph, dict(model.named_modules()) | {"": model}
 
 
@@ -139,13 +141,16 @@ def _output(graph: fx.Graph) -> fx.Node:
     return out
 
 
-def _out_of_place(graph: fx.Graph) -> None:
-    """Turn in-place calls into plain ones; later readers of the overwritten tensor read the new one, as they did."""
+def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
+    """Turn in-place calls into plain ones; later readers of the overwritten tensor read the new one, as they did.
+
+    `overwriting` names the modules that worked in place.
+    """
     plain = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
              operator.itruediv: operator.truediv, torch.relu_: torch.relu, F.relu_: torch.relu}  # fmt: skip
     nodes = list(graph.nodes)
     for i, node in enumerate(nodes):
-        inplace = node.kwargs.get("inplace", False)
+        inplace = node.kwargs.get("inplace", False) or (node.op == "call_module" and node.target in overwriting)
         if node.op == "call_function" and node.target in plain:
             node.target, inplace = plain[node.target], True
         elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
@@ -154,7 +159,32 @@ def _out_of_place(graph: fx.Graph) -> None:
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
         if inplace and isinstance(node.args[0], fx.Node):
             later = set(nodes[i + 1 :])
+            if any(user in later for alias in _aliases(node.args[0]) for user in alias.users):
+                raise NotImplementedError(
+                    f"peak back-propagation cannot pass {getattr(nodes[i].target, '__name__', nodes[i].target)} "
+                    f"({node.name}): it overwrites {node.args[0].name}, whose memory another tensor shares "
+                    "that is read later; use the out-of-place form in the model"
+                )
             node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+
+
+VIEWS = ("getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "view", "reshape", "flatten", "unflatten",
+         "squeeze", "unsqueeze", "permute", "transpose", "expand", "contiguous", "detach")  # fmt: skip
+
+
+def _aliases(node: fx.Node) -> list[fx.Node]:
+    """The other nodes that may share this tensor's memory, as views of it or of what it is a view of."""
+
+    def is_view(n: fx.Node) -> bool:
+        return n.op in ("call_function", "call_method") and getattr(n.target, "__name__", n.target) in VIEWS
+
+    root = node
+    while is_view(root):
+        root = root.args[0]
+    found = [root]
+    for n in found:
+        found += [user for user in n.users if is_view(user) and user not in found]
+    return [n for n in found if n is not node and not (is_view(n) and not n.users)]
 
 
 def _execute(node: fx.Node, env: dict, modules: dict[str, nn.Module]) -> Any:
@@ -212,12 +242,14 @@ class _Builder:
         )
 
     def value(self, argument: Any, node: fx.Node) -> Any:
-        """A call's argument that must not depend on the image: a number, a weight, or None."""
-        if isinstance(argument, fx.Node):
-            if argument not in self.constants:
-                raise self.refusal(node, f"its argument {argument.name} depends on the image")
-            return self.constants[argument]
-        return argument
+        """A call's argument that must not depend on the image: a number, a weight, a tuple of numbers, or None."""
+
+        def constant(n: fx.Node) -> Any:
+            if n not in self.constants:
+                raise self.refusal(node, f"its argument {n.name} depends on the image")
+            return self.constants[n]
+
+        return fx.node.map_arg(argument, constant)
 
     def arguments(self, node: fx.Node, **defaults: Any) -> list[Any]:
         """The call's arguments after the first tensor, by the names and defaults given, in that order."""
@@ -226,10 +258,14 @@ class _Builder:
 
     def source_and_pad(self, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
         """The node's first input, seen through a zero pad: what U_hat is taken from, and the pad around it."""
-        source, pad = node.args[0], (0, 0, 0, 0)
-        while (more := self._zero_pad(source)) is not None:
-            pad = tuple(a + b for a, b in zip(pad, more))
-            source = source.args[0]
+        source, pad, behind = node.args[0], (0, 0, 0, 0), node.args[0]
+        while behind.op != "placeholder":
+            more = self._zero_pad(behind)
+            if more is None and not self.passes(behind):
+                break
+            behind = behind.args[0]
+            if more is not None:
+                source, pad = behind, tuple(a + b for a, b in zip(pad, more))
         return source, pad
 
     def _zero_pad(self, node: fx.Node) -> tuple[int, int, int, int] | None:
@@ -251,14 +287,28 @@ class _Builder:
         while len(users) == 1:
             if self.norm(users[0]) is not None:
                 return users[0]
-            users = list(users[0].users) if self._passes(users[0]) else []
+            users = list(users[0].users) if self.passes(users[0]) else []
         return None
 
-    def _passes(self, node: fx.Node) -> bool:
+    def passes(self, node: fx.Node) -> bool:
         """Identity or dropout."""
         if node.op == "call_module":
             return isinstance(self.modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd))
         return node.op == "call_function" and node.target in DROPOUTS
+
+    def weight(self, conv: fx.Node) -> Tensor:
+        """A convolution's weight."""
+        return self.modules[conv.target].weight if conv.op == "call_module" else self.arguments(conv, weight=None)[0]
+
+    def sees_image(self, node: fx.Node) -> bool:
+        """Whether a tensor is the image itself, but for normalisation, padding, slicing, joining and reshaping."""
+        if node.op == "placeholder":
+            return True
+        name = getattr(node.target, "__name__", node.target)
+        plain = name in (*AFFINE, *VIEWS, "cat", "concat", "concatenate") or self.passes(node)
+        plain |= self.norm(node) is not None or self._zero_pad(node) is not None
+        inputs = [n for n in node.all_input_nodes if n not in self.constants]
+        return plain and all(self.sees_image(n) for n in inputs)
 
     def norm(self, node: fx.Node):
         """(mean, variance, gamma, beta, eps) of a batch norm in evaluation mode, or None if the node is none."""
@@ -307,7 +357,9 @@ def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
         bias = (0.0 if beta is None else beta.detach()) + ((0.0 if bias is None else bias) - mean) * scale
         weight = weight * scale[:, None, None, None]
     padding = padding if isinstance(padding, str) else _pair(padding)
-    return Convolution(source, weight, bias, _pair(stride), padding, _pair(dilation), groups, pad, b.signed)
+    return Convolution(
+        source, weight, bias, _pair(stride), padding, _pair(dilation), groups, pad, b.signed and b.sees_image(source)
+    )
 
 
 def _conv_module(b, node, m):
@@ -364,7 +416,7 @@ def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, di
 
     if ceil_mode:
         # Its last windows may reach beyond the padding, which no convolution's do.
-        return FixedWeights(source, pool, 1.0 if divisor is None else kernel[0] * kernel[1] / divisor)
+        return FixedWeights(source, lambda U, _: pool(U), 1.0 if divisor is None else kernel[0] * kernel[1] / divisor)
     return AveragePooling(source, pool, kernel, stride, padding, pad)
 
 
@@ -379,7 +431,7 @@ def _avg_pool_function(b, node):
 
 
 def _adaptive_avg_pool(b, node, size):
-    return FixedWeights(node.args[0], lambda U: F.adaptive_avg_pool2d(U, size))
+    return FixedWeights(node.args[0], lambda U, _: F.adaptive_avg_pool2d(U, size))
 
 
 def _mean(b, node):
@@ -387,25 +439,29 @@ def _mean(b, node):
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     if not dims or any(d % 4 < 2 for d in dims):
         raise b.refusal(node, "only a mean over rows and columns has a rule")
-    return FixedWeights(node.args[0], lambda U: U.mean(dim=dims, keepdim=keepdim))
+    return FixedWeights(node.args[0], lambda U, _: U.mean(dim=dims, keepdim=keepdim))
 
 
-def _interpolate(b, node, size, scale_factor, mode, align_corners, recompute, antialias):
+def _interpolate(b, node, scale_factor, mode, align_corners, recompute, antialias):
     if mode not in ("nearest", "nearest-exact", "bilinear", "area"):
         raise b.refusal(node, f"{mode} interpolation has negative weights; use bilinear or nearest")
-    options = dict(size=size, scale_factor=scale_factor, mode=mode, align_corners=align_corners,
+    options = dict(scale_factor=scale_factor, mode=mode, align_corners=align_corners,
                    recompute_scale_factor=recompute, antialias=antialias)  # fmt: skip
-    return FixedWeights(node.args[0], lambda U: F.interpolate(U, **options))
+    by_size = scale_factor is None
+    return FixedWeights(node.args[0], lambda U, size: F.interpolate(U, size=size if by_size else None, **options))
 
 
 def _interpolate_module(b, node, m):
-    return _interpolate(b, node, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor, False)
+    return _interpolate(b, node, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor, False)
 
 
 def _interpolate_function(b, node):
+    # The size may be read from another tensor: the walk takes it from the output.
+    node_without_size = fx.Node(node.graph, node.name, node.op, node.target, (node.args[0], None, *node.args[2:]), {
+        k: v for k, v in node.kwargs.items() if k != "size"})  # fmt: skip
     return _interpolate(b, node, *b.arguments(
-        node, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None,
-        antialias=False))  # fmt: skip
+        node_without_size, size=None, scale_factor=None, mode="nearest", align_corners=None,
+        recompute_scale_factor=None, antialias=False)[1:])  # fmt: skip
 
 
 def _operands(b, node) -> list[tuple[Any, bool]]:
@@ -452,7 +508,7 @@ def _multiply(b, node):
 
 def _gated(b, node, x: fx.Node, y: fx.Node) -> fx.Node:
     """The operand that P goes to: the one that is not the gate."""
-    for is_gate in (_is_squashed, _is_broadcast):
+    for is_gate in (_is_squashed, _is_broadcast, _has_one_channel):
         x_gate, y_gate = is_gate(b, x), is_gate(b, y)
         if x_gate != y_gate:
             return y if x_gate else x
@@ -483,16 +539,26 @@ def _is_activation(b, node) -> bool:
 
 
 def _is_squashed(b, node) -> bool:
+    while b.passes(node) or getattr(node.target, "__name__", node.target) in VIEWS:
+        node = node.args[0]
     if node.op == "call_module":
         return isinstance(b.modules[node.target], (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d))
     names = ("sigmoid", "hardsigmoid", "softmax")
     return getattr(node.target, "__name__", node.target) in names
 
 
+def _has_one_channel(b, node) -> bool:
+    """Whether the node is a convolution to one channel, or was computed elementwise from one."""
+    root = _elementwise_root(b, node, ())
+    return _is_convolution(b, root) and b.weight(root).shape[0] == 1
+
+
 def _is_broadcast(b, node) -> bool:
     """Whether every path from the image to this node goes through a global pooling, so that it has one position."""
     if node.op == "placeholder":
         return False
+    if node.target in ("size", "dim") or node.target is getattr:
+        return True  # a number, not a map
     if node.op == "call_module" and isinstance(
         m := b.modules[node.target], (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
     ):

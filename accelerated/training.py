@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from prm import InputError
+from prm.files import atomic_write
 
 from .aggregation import aggregation
-from .checkpoint import Checkpoint, atomic_write, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CHECK_EVERY = 10  # steps between looks at the losses; looking makes the host wait for the device
 
@@ -217,6 +218,8 @@ class _Step:
 def _epoch(step: _Step, crops: _Crops, epoch: int, settings: TrainingSettings, on_step) -> float:
     """Mean loss of one epoch, every picture once, in an order that depends on (seed, epoch) alone."""
     step.model.train()
+    # Dropout draws from torch's own generator: seeded by the epoch, a resumed run draws the same.
+    torch.manual_seed(settings.seed * 1_000_003 + epoch)
     order = np.random.default_rng((settings.seed, epoch)).permutation(len(crops)).tolist()
     loader = DataLoader(crops, settings.batch_size, sampler=order, num_workers=settings.workers,
                         pin_memory=step.device.type == "cuda")  # fmt: skip

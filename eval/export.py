@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from prm.eval.images import atomic_write
+from prm.files import atomic_write
 
 
 def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int]) -> list[dict]:

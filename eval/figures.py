@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from prm import InputError
-from prm.eval.images import atomic_write
+from prm.files import atomic_write
 
 SHORTEST, LONGEST = 300, 1600  # an overlay's sides, in pixels
 ROOM = 200  # the smallest canvas side: a picture of 20,000 x 2 pixels still needs a place for its labels

@@ -1,10 +1,9 @@
-"""Pictures from disk and files to disk: whatever a stranger's folder holds becomes an array or one clear error."""
+"""Pictures from disk: whatever a stranger's folder holds becomes an array or one clear error."""
 
 import io
 import os
-import uuid
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from prm import InputError
+from prm.files import reason
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 500_000_000
@@ -42,7 +42,7 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
         try:
             file = open(source, "rb")
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-            raise InputError(f"{name}: cannot be read ({_reason(error)}); check the path") from error
+            raise InputError(f"{name}: cannot be read ({reason(error)}); check the path") from error
         with file:
             return _decode(file, name)
     name = name or str(getattr(source, "name", "picture"))
@@ -63,7 +63,7 @@ def _decode(file: BinaryIO, name: str) -> np.ndarray:
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{name}: is not a picture in a known format; convert it to PNG or JPEG") from error
     except Exception as error:  # decoders raise whatever a damaged header makes them trip over
-        raise InputError(f"{name}: is damaged ({_reason(error)}); copy the file again") from error
+        raise InputError(f"{name}: is damaged ({reason(error)}); copy the file again") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InputError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles")
@@ -73,7 +73,7 @@ def _decode(file: BinaryIO, name: str) -> np.ndarray:
     except MemoryError as error:
         raise InputError(f"{name}: {width} x {height} does not fit into memory; cut it into tiles") from error
     except Exception as error:
-        raise InputError(f"{name}: is damaged or truncated ({_reason(error)}); copy the file again") from error
+        raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -120,47 +120,8 @@ def find_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[
                 continue
             inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({_reason(error)}); check the path") from error
+            raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
         if not inside:
             raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, not in subfolders)")
         found += sorted(inside)
     return found
-
-
-def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all; missing parent folders are made.
-
-    content: the bytes, or a function that is handed a file object opened for writing in binary.
-    Whatever goes wrong, an older file of that name keeps its content and no temporary file stays behind.
-    Raises InputError on an operating system error (disk full, not writable, a folder); other errors pass through.
-    """
-    path = os.fspath(path)
-    write = content if callable(content) else lambda file: file.write(content)
-    temporary = None
-    try:
-        if os.path.isdir(path):
-            raise IsADirectoryError(None, "is a folder")
-        if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, /dev/null, a pipe: must not be replaced
-            with open(path, "wb") as file:
-                write(file)
-            return
-        target = os.path.realpath(path)  # a link stays a link
-        folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # not tempfile: its files are private (mode 600)
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({_reason(error)}); name another place or make room") from error
-    finally:
-        if temporary is not None and os.path.lexists(temporary):
-            os.unlink(temporary)
-
-
-def _reason(error: BaseException) -> str:
-    """An exception as a few words on one line."""
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

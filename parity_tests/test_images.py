@@ -11,7 +11,8 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval import images
-from prm.eval.images import atomic_write, find_images, read_image
+from prm.eval.images import find_images, read_image
+from prm.files import atomic_write
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)

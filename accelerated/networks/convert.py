@@ -80,7 +80,8 @@ def _is_flatten(node: fx.Node, modules: dict) -> bool:
 def _as_convolution(linear: nn.Linear, side: int, num_classes: int | None) -> nn.Conv2d:
     channels = linear.in_features // side**2
     classes = num_classes or linear.out_features
-    conv = nn.Conv2d(channels, classes, side, padding=side // 2, bias=linear.bias is not None)
+    padding = side // 2 if side % 2 else "same"
+    conv = nn.Conv2d(channels, classes, side, padding=padding, bias=linear.bias is not None)
     if num_classes is None:
         with torch.no_grad():
             conv.weight.copy_(linear.weight.reshape(conv.weight.shape))

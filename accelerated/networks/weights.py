@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prm import InputError
+from prm.files import reason
 
 # The eight characters before the suffix begin the file's SHA-256, which the download is checked against.
 PRETRAINED = {
@@ -33,6 +34,8 @@ def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
     or has the wrong checksum, and a file of another network, naming the first parameter that does not fit.
     """
     state = _read(source)
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise InputError(f"{source}: not a weight file (it holds no table of named tensors)")
     own = model.state_dict()
     classifier = _classifier_names(model)
     fitting, left = {}, []
@@ -69,6 +72,6 @@ def _read(source: str | Path) -> dict[str, torch.Tensor]:
     except InputError:
         raise
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{source}: weights cannot be read ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{source}: weights cannot be read ({reason(error)[:200]})") from error
     except Exception as error:  # unpickling raises whatever the bytes suggest
         raise InputError(f"{source}: not a weight file ({type(error).__name__})") from error

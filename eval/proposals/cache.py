@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from prm import InputError
 from prm.accelerated.retrieval import Proposals
 
-from .grouping import VERSION, GroupingSettings, generate
+from .grouping import VERSION, GroupingSettings, check, generate
 
 _FORMAT = 1
 _ARRAYS = ("starts", "ends", "offsets")
@@ -28,8 +29,10 @@ def proposals_for(
     """`grouping.generate(image, limit, settings)`, from `cache_dir` where it was made before; None: no cache.
 
     The directory is made if it is missing. A file there that is damaged, or of another picture's size, is made anew.
-    Several processes may share the directory: a file appears whole or not at all.
+    Several processes may share the directory: a file appears whole or not at all. Raises InputError as
+    `generate` does, and if the directory cannot be written.
     """
+    check(image, limit)
     settings = settings or GroupingSettings()
     if cache_dir is None:
         return generate(image, limit, settings)
@@ -62,11 +65,14 @@ def _load(path: Path) -> Proposals | None:
 
 def _save(path: Path, proposals: Proposals) -> None:
     """Write beside the final name, then rename, which replaces in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Positions fit 32 bits in all but giant pictures.
     dtype = np.uint32 if proposals.height * proposals.width < 1 << 32 else np.int64
     arrays = {name: getattr(proposals, name).cpu().numpy().astype(dtype) for name in _ARRAYS}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    except OSError as error:
+        raise InputError(f"proposal cache {path.parent}: cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez_compressed(file, shape=np.array([proposals.height, proposals.width]), **arrays)

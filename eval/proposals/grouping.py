@@ -1,12 +1,12 @@
 """Segment proposals without any training: hierarchical grouping of superpixels, and level sets of brightness.
 
-After the idea of Selective Search (Uijlings et al., IJCV 2013) on the superpixels of Felzenszwalb and Huttenlocher (IJCV
-2004): neighbouring regions are merged greedily, the most similar pair first, and each region on the way is a proposal.
-Several superpixel scales, colour spaces and similarity measures make for variety. Blobs on an even ground, cells above all,
-are found more exactly as connected components of a thresholded picture, so those are proposals as well.
+After the idea of Selective Search (Uijlings et al., IJCV 2013) on the superpixels of Felzenszwalb and Huttenlocher
+(IJCV 2004): neighbouring regions are merged greedily, the most similar pair first, and each region on the way is a
+proposal. Several superpixel scales, colour spaces and similarity measures make for variety. Blobs on an even ground,
+cells above all, are found more exactly as connected components of a thresholded picture: those are proposals too.
 
-Every source of regions is a `_Layer`: a map that gives each pixel an integer, and regions as intervals of these integers. A
-region's mask is made only once it is chosen.
+Every source of regions is a `_Layer`: a map that gives each pixel an integer, its rank, and regions as intervals of
+ranks. A region's mask is made only once it is a serious candidate.
 """
 
 from dataclasses import dataclass
@@ -30,54 +30,67 @@ _HISTOGRAM = 3 * (_COLOUR_BINS + _ORIENTATIONS * _MAGNITUDES)
 
 @dataclass(frozen=True)
 class GroupingSettings:
-    """max_side: pixels; larger pictures are worked on at this size, and the masks scaled back.
+    """What `generate` may be told; sizes are in pixels of the working picture.
 
-    scales: of the superpixels; a larger one starts from larger regions. min_superpixel: their least area, pixels.
-    levels: thresholds per picture and polarity for the level sets. min_area: of a proposal, pixels at the working size.
-    duplicate: of two proposals with at least this IoU the later one is ranked behind all others.
+    max_side: larger pictures are worked on at this size, and the masks scaled back.
+    scales: of the superpixels; a larger one starts from larger regions. min_superpixel: their least area.
+    similarities: one hierarchy each; weights of colour, texture, smallness, filling and weak border.
+    levels: thresholds for the level sets. min_area: of a proposal.
+    candidates: so many regions are compared with each other. duplicates: of two regions with at least the first IoU the
+    less promising one is ranked behind all others, and further behind for every further IoU reached.
     """
 
     max_side: int = 512
     scales: tuple[float, ...] = (40.0, 120.0)
     min_superpixel: int = 20
+    similarities: tuple[tuple[float, ...], ...] = ((1, 1, 1, 1, 0), (0, 1, 1, 1, 0), (1, 1, 1, 1, 2))
     levels: int = 16
     min_area: int = 20
-    duplicate: float = 0.85
-    candidates: int = 20000
-    similarities: tuple[tuple[float, ...], ...] = ((1, 1, 1, 1, 0), (0, 1, 1, 1, 0), (1, 1, 1, 1, 2))
+    candidates: int = 5000
+    duplicates: tuple[float, ...] = (0.65, 0.85)
+
+    def __post_init__(self):
+        least = min(self.max_side, self.min_superpixel, self.levels, self.min_area, self.candidates)
+        if least < 1 or not self.scales or not self.similarities or any(len(w) != 5 for w in self.similarities):
+            raise InputError(
+                "grouping settings: sizes and counts must be at least 1, and similarities five weights each"
+            )
+
+
+# Columns of a table of regions, one int64 row each. A region is where low <= rank < high; it lies in the rows top ..
+# bottom - 1 and the columns left .. right - 1. Its hash is the sum of its pixels' random keys: it finds equal masks
+# without making any, and a union's hash is the sum of its parts'.
+LOW, HIGH, AREA, TOP, LEFT, BOTTOM, RIGHT, HASH = range(8)
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """Regions of one source.
+    """Regions of one source: `regions` (n, 8), and `contrast` (n,), the mean edge strength along each one's border.
 
-    ranks: (h, w) int32. regions: (n, 8) int64 rows low, high, area, top, left, bottom, right, hash; the region is where
-    low <= ranks < high, inside the box top .. bottom - 1, left .. right - 1. contrast: (n,) mean step along the border.
+    The ranks are run-length encoded in row-major order: starts (r + 1,), the last one h * w, and ranks (r,).
     """
 
+    starts: np.ndarray
     ranks: np.ndarray
     regions: np.ndarray
     contrast: np.ndarray
 
-
-LOW, HIGH, AREA, TOP, LEFT, BOTTOM, RIGHT, HASH = range(8)
+    @classmethod
+    def of(cls, rank_map, regions, contrast) -> "_Layer":
+        flat = rank_map.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+        return cls(starts, flat[starts[:-1]], regions, contrast)
 
 
 def generate(image: np.ndarray, limit: int = 1000, settings: GroupingSettings | None = None) -> Proposals:
     """Segment proposals for a picture, the most promising first.
 
-    image: (H, W, 3) uint8, RGB. limit: at most so many proposals; a smaller limit gives the beginning of the same list, as
-    far as near-duplicates allow. Returns masks of H x W. The same picture and settings give the same proposals. Raises
-    InputError for any other array.
+    image: (H, W, 3) uint8, RGB. limit: at most so many proposals; up to settings.candidates, a smaller limit gives
+    the beginning of the same list. Returns masks of H x W. The same picture and settings give the same proposals.
+    Raises InputError for any other array.
     """
+    check(image, limit)
     settings = settings or GroupingSettings()
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"proposals need an (H, W, 3) uint8 picture, not {what}")
-    if image.size == 0 or limit < 1:
-        raise InputError(
-            f"proposals: picture {image.shape[0]} x {image.shape[1]}, limit {limit}; all must be at least 1"
-        )
     small = _working_image(image, settings.max_side)
     lab, hsv = rgb2lab(small).astype(np.float32), rgb2hsv(small).astype(np.float32)
     lab_smooth = ndi.gaussian_filter(lab, (1, 1, 0))
@@ -87,6 +100,17 @@ def generate(image: np.ndarray, limit: int = 1000, settings: GroupingSettings | 
     layers += _hierarchies(lab, hsv, edges, keys, settings)
     chosen = _rank(layers, limit, small.shape[:2], settings)
     return chosen.resized(*image.shape[:2])
+
+
+def check(image: np.ndarray, limit: int) -> None:
+    """Raise InputError unless `generate` can work on this."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"proposals need an (H, W, 3) uint8 picture, not {what}")
+    if image.size == 0 or limit < 1:
+        raise InputError(
+            f"proposals: picture {image.shape[0]} x {image.shape[1]}, limit {limit}; all must be at least 1"
+        )
 
 
 def _working_image(image: np.ndarray, max_side: int) -> np.ndarray:
@@ -120,7 +144,7 @@ def _level_sets(lightness, edges, keys, settings) -> list[_Layer]:
                 # Label 0 is the ground.
                 keep = (table[:, AREA] >= settings.min_area) & (table[:, LOW] > 0)
                 if keep.any():
-                    layers.append(_Layer(labels, table[keep], contrast[keep]))
+                    layers.append(_Layer.of(labels, table[keep], contrast[keep]))
     return layers
 
 
@@ -132,24 +156,24 @@ def _table(labels, count, edges, keys) -> tuple[np.ndarray, np.ndarray]:
 
 @njit(cache=True)
 def _describe(labels, count, edges, keys):
-    """Every label's row of the region table, the length of its border in pixel sides, and the sum of `edges` along it."""
+    """Each label's row of the region table, the length of its border in pixel sides, the sum of `edges` along it."""
     table = np.zeros((count, 8), np.int64)
-    table[:, 3] = labels.shape[0]
-    table[:, 4] = labels.shape[1]
+    table[:, TOP] = labels.shape[0]
+    table[:, LEFT] = labels.shape[1]
     length = np.zeros(count, np.float64)
     strength = np.zeros(count, np.float64)
     for k in range(count):
-        table[k, 0] = k
-        table[k, 1] = k + 1
+        table[k, LOW] = k
+        table[k, HIGH] = k + 1
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
             k = labels[i, j]
-            table[k, 2] += 1
-            table[k, 3] = min(table[k, 3], i)
-            table[k, 4] = min(table[k, 4], j)
-            table[k, 5] = max(table[k, 5], i + 1)
-            table[k, 6] = max(table[k, 6], j + 1)
-            table[k, 7] += keys[i, j]
+            table[k, AREA] += 1
+            table[k, TOP] = min(table[k, TOP], i)
+            table[k, LEFT] = min(table[k, LEFT], j)
+            table[k, BOTTOM] = max(table[k, BOTTOM], i + 1)
+            table[k, RIGHT] = max(table[k, RIGHT], j + 1)
+            table[k, HASH] += keys[i, j]
             for di, dj in ((0, 1), (1, 0)):
                 if i + di < labels.shape[0] and j + dj < labels.shape[1] and labels[i + di, j + dj] != k:
                     step = max(edges[i, j], edges[i + di, j + dj])
@@ -296,12 +320,12 @@ def _grow(labels, histograms, described, borders, weights) -> _Layer:
         histograms, table, length, strength, borders, weights, float(labels.size)
     )
     rank = _leaf_ranks(nodes, children, len(table))
-    return _Layer(rank[labels], nodes, strength / np.maximum(length, 1))
+    return _Layer.of(rank[labels], nodes, strength / np.maximum(length, 1))
 
 
 @njit(cache=True)
 def _merge(histograms, table, length, strength, borders, weights, picture):
-    """Greedy merging. Returns the region table, border lengths and strengths of all 2 n - 1 nodes, and their children."""
+    """Greedy merging: region table, border lengths and strengths of all 2 n - 1 nodes, and each node's children."""
     leaves = len(table)
     total = 2 * leaves - 1
     nodes = np.zeros((total, 8), np.int64)
@@ -323,32 +347,10 @@ def _merge(histograms, table, length, strength, borders, weights, picture):
         e = np.argmax(likeness[:alive])
         a, b = int(pairs[e, 0]), int(pairs[e, 1])
         children[t, 0], children[t, 1] = a, b
-        share = np.float32(nodes[a, 2] / (nodes[a, 2] + nodes[b, 2]))
-        hist[t] = share * hist[a] + (1 - share) * hist[b]
-        nodes[t, 2], nodes[t, 7] = nodes[a, 2] + nodes[b, 2], nodes[a, 7] + nodes[b, 7]
-        nodes[t, 3], nodes[t, 4] = min(nodes[a, 3], nodes[b, 3]), min(nodes[a, 4], nodes[b, 4])
-        nodes[t, 5], nodes[t, 6] = max(nodes[a, 5], nodes[b, 5]), max(nodes[a, 6], nodes[b, 6])
+        _join(nodes, hist, a, b, t)
         around[t] = around[a] + around[b] - 2 * pairs[e, 2]
         steps[t] = steps[a] + steps[b] - 2 * pairs[e, 3]
-        # Borders of a and b become borders of t; the two borders with a common neighbour become one.
-        kept = 0
-        for e in range(alive):
-            u, v = int(pairs[e, 0]), int(pairs[e, 1])
-            of_u, of_v = u == a or u == b, v == a or v == b
-            if of_u and of_v:
-                continue
-            if of_u or of_v:
-                other = v if of_u else u
-                if seen[other] >= 0:
-                    pairs[seen[other], 2] += pairs[e, 2]
-                    pairs[seen[other], 3] += pairs[e, 3]
-                    continue
-                seen[other] = kept
-                u, v = other, t
-            pairs[kept, 0], pairs[kept, 1], pairs[kept, 2], pairs[kept, 3] = u, v, pairs[e, 2], pairs[e, 3]
-            likeness[kept] = likeness[e]
-            kept += 1
-        alive = kept
+        alive = _redirect(pairs, likeness, alive, seen, a, b, t)
         for e in range(alive):
             if pairs[e, 1] == t:
                 other = int(pairs[e, 0])
@@ -358,8 +360,47 @@ def _merge(histograms, table, length, strength, borders, weights, picture):
 
 
 @njit(cache=True)
+def _join(nodes, hist, a, b, t):
+    """Make region t of the regions a and b."""
+    share = np.float32(nodes[a, AREA] / (nodes[a, AREA] + nodes[b, AREA]))
+    hist[t] = share * hist[a] + (1 - share) * hist[b]
+    for column in (AREA, HASH):
+        nodes[t, column] = nodes[a, column] + nodes[b, column]
+    for column in (TOP, LEFT):
+        nodes[t, column] = min(nodes[a, column], nodes[b, column])
+    for column in (BOTTOM, RIGHT):
+        nodes[t, column] = max(nodes[a, column], nodes[b, column])
+
+
+@njit(cache=True)
+def _redirect(pairs, likeness, alive, seen, a, b, t):
+    """Borders of a and b become borders of t; two with a common neighbour become one. Returns how many are left.
+
+    `pairs` and `likeness` are rewritten in place; seen[k] is left at the place of the border between k and t.
+    """
+    kept = 0
+    for e in range(alive):
+        u, v = int(pairs[e, 0]), int(pairs[e, 1])
+        of_u, of_v = u == a or u == b, v == a or v == b
+        if of_u and of_v:
+            continue
+        if of_u or of_v:
+            other = v if of_u else u
+            if seen[other] >= 0:
+                pairs[seen[other], 2:] += pairs[e, 2:]
+                continue
+            seen[other] = kept
+            u, v = other, t
+        pairs[kept, 2:] = pairs[e, 2:]
+        pairs[kept, 0], pairs[kept, 1] = u, v
+        likeness[kept] = likeness[e]
+        kept += 1
+    return kept
+
+
+@njit(cache=True)
 def _similarity(nodes, hist, a, b, border, weights, picture):
-    """Weighted sum of the likeness in colour and in texture, of smallness, of filling each other's gaps, of weak border."""
+    """Weighted sum: likeness in colour, in texture, smallness, filling each other's gaps, weakness of the border."""
     colour, texture = np.float32(0), np.float32(0)
     split = 3 * _COLOUR_BINS
     if weights[0] > 0:
@@ -368,9 +409,9 @@ def _similarity(nodes, hist, a, b, border, weights, picture):
     if weights[1] > 0:
         for k in range(split, hist.shape[1]):
             texture += min(hist[a, k], hist[b, k])
-    together = nodes[a, 2] + nodes[b, 2]
-    box = (max(nodes[a, 5], nodes[b, 5]) - min(nodes[a, 3], nodes[b, 3])) * (
-        max(nodes[a, 6], nodes[b, 6]) - min(nodes[a, 4], nodes[b, 4])
+    together = nodes[a, AREA] + nodes[b, AREA]
+    box = (max(nodes[a, BOTTOM], nodes[b, BOTTOM]) - min(nodes[a, TOP], nodes[b, TOP])) * (
+        max(nodes[a, RIGHT], nodes[b, RIGHT]) - min(nodes[a, LEFT], nodes[b, LEFT])
     )
     small, fill = 1 - together / picture, 1 - (box - together) / picture
     weak = 1 / (1 + border[3] / border[2] / 5)
@@ -379,76 +420,67 @@ def _similarity(nodes, hist, a, b, border, weights, picture):
 
 @njit(cache=True)
 def _leaf_ranks(nodes, children, leaves):
-    """Number the leaves so that every node's are consecutive; writes low and high into `nodes`, returns leaf -> number."""
+    """Number the leaves so that every node's are consecutive; sets low and high in `nodes`, returns leaf -> number."""
     count = np.ones(len(nodes), np.int64)
     for t in range(leaves, len(nodes)):
         count[t] = count[children[t, 0]] + count[children[t, 1]]
-    nodes[-1, 0] = 0
+    nodes[-1, LOW] = 0
     for t in range(len(nodes) - 1, -1, -1):
-        nodes[t, 1] = nodes[t, 0] + count[t]
+        nodes[t, HIGH] = nodes[t, LOW] + count[t]
         if t >= leaves:
-            nodes[children[t, 0], 0] = nodes[t, 0]
-            nodes[children[t, 1], 0] = nodes[t, 0] + count[children[t, 0]]
-    return nodes[:leaves, 0].astype(np.int32)
+            nodes[children[t, 0], 0] = nodes[t, LOW]
+            nodes[children[t, 1], 0] = nodes[t, LOW] + count[children[t, 0]]
+    return nodes[:leaves, LOW].astype(np.int32)
 
 
 # ---- choice
 
 
 def _rank(layers, limit, shape, settings) -> Proposals:
-    """The `limit` regions of strongest contrast, without repetitions; near-duplicates come last."""
+    """The `limit` most promising regions, each once: strong contrast, compact, rather large than small.
+
+    What resembles an earlier region waits until the others have had their turn: a small limit is spent on variety.
+    """
     table = np.concatenate([layer.regions for layer in layers])
     contrast = np.concatenate([layer.contrast for layer in layers])
     layer = np.repeat(np.arange(len(layers)), [len(one.regions) for one in layers])
     fit = np.flatnonzero(table[:, AREA] >= min(settings.min_area, shape[0] * shape[1]))
     fit = fit[np.unique(table[fit, HASH], return_index=True)[1]]
-    order = fit[np.lexsort((fit, -contrast[fit]))][: settings.candidates]
-    starts, ends, offsets = _runs(layers, layer[order], table[order])
-    repeated = _near_duplicates(starts, ends, offsets, table[order], settings.duplicate)
-    order = np.concatenate([np.flatnonzero(~repeated), np.flatnonzero(repeated)])[:limit]
+    table, contrast, layer = table[fit], contrast[fit], layer[fit]
+    filling = table[:, AREA] / ((table[:, BOTTOM] - table[:, TOP]) * (table[:, RIGHT] - table[:, LEFT]))
+    promise = contrast * filling * table[:, AREA] ** 0.15
+    order = np.lexsort((fit, -promise))[: max(settings.candidates, limit)]
+    starts, ends, offsets = _runs(layers, layer[order], table[order], shape[1])
+    turn = sum(_near_duplicates(starts, ends, offsets, table[order], iou).astype(int) for iou in settings.duplicates)
+    order = np.argsort(turn, kind="stable")[:limit]
     proposals = Proposals(*shape, *(torch.from_numpy(array) for array in (starts, ends, offsets)))
     return proposals.select(torch.from_numpy(order))
 
 
-def _runs(layers, layer, table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _runs(layers, layer, table, width) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run-length encode regions: starts, ends, offsets as in `Proposals`."""
-    counts = np.zeros(len(table), np.int64)
-    for k in range(len(table)):
-        counts[k] = _region_runs(layers[layer[k]].ranks, table[k], None, None)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    starts, ends = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int64)
-    for k in range(len(table)):
-        part = slice(offsets[k], offsets[k + 1])
-        _region_runs(layers[layer[k]].ranks, table[k], starts[part], ends[part])
+    parts = [_region_runs(layers[k].starts, layers[k].ranks, region, width) for k, region in zip(layer, table)]
+    offsets = np.cumsum([0] + [len(part) for part in parts])
+    starts, ends = np.concatenate([np.zeros((0, 2), np.int64), *parts]).T.copy()
     return starts, ends, offsets
 
 
 @njit(cache=True)
-def _region_runs(ranks, region, starts, ends):
-    """Number of a region's runs; writes them too if given arrays."""
-    low, high, _, top, left, bottom, right, _ = region
-    width = ranks.shape[1]
-    count, end = 0, -1
-    for i in range(top, bottom):
-        inside = False
-        for j in range(left, right):
-            here = low <= ranks[i, j] < high
-            if here and not inside:
-                # A run that starts where the last one ended, on the row before, goes on.
-                if end != i * width + j:
-                    if starts is not None:
-                        starts[count] = i * width + j
-                    count += 1
-            if inside and not here:
-                end = i * width + j
-                if ends is not None:
-                    ends[count - 1] = end
-            inside = here
-        if inside:
-            end = i * width + right
-            if ends is not None:
-                ends[count - 1] = end
-    return count
+def _region_runs(starts, ranks, region, width):
+    """A region's runs, (R, 2): first and one past last position."""
+    low, high, top, bottom = region[LOW], region[HIGH], region[TOP], region[BOTTOM]
+    first = np.searchsorted(starts, top * width, side="right") - 1
+    last = np.searchsorted(starts, bottom * width)
+    out = np.empty((last - first, 2), np.int64)
+    count = 0
+    for r in range(first, last):
+        if low <= ranks[r] < high:
+            if count > 0 and out[count - 1, 1] == starts[r]:
+                out[count - 1, 1] = starts[r + 1]
+            else:
+                out[count, 0], out[count, 1] = starts[r], starts[r + 1]
+                count += 1
+    return out[:count].copy()
 
 
 @njit(cache=True)
@@ -457,11 +489,11 @@ def _near_duplicates(starts, ends, offsets, table, iou):
     repeated = np.zeros(len(table), np.bool_)
     for k in range(len(table)):
         for j in range(k):
-            small, large = min(table[k, 2], table[j, 2]), max(table[k, 2], table[j, 2])
+            small, large = min(table[k, AREA], table[j, AREA]), max(table[k, AREA], table[j, AREA])
             if repeated[j] or small < iou * large:
                 continue
-            high = min(table[k, 5], table[j, 5]) - max(table[k, 3], table[j, 3])
-            wide = min(table[k, 6], table[j, 6]) - max(table[k, 4], table[j, 4])
+            high = min(table[k, BOTTOM], table[j, BOTTOM]) - max(table[k, TOP], table[j, TOP])
+            wide = min(table[k, RIGHT], table[j, RIGHT]) - max(table[k, LEFT], table[j, LEFT])
             need = iou / (1 + iou) * (small + large)
             if high <= 0 or wide <= 0 or high * wide < need:
                 continue

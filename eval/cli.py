@@ -1,0 +1,569 @@
+"""The command `prm`: data, training, segmentation, evaluation. Every subcommand tells its own story in --help."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import prm
+from prm import InputError
+from prm.files import atomic_write, reason
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="Peak Response Mapping: instance masks from a classifier that was trained with image-level labels only.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Make and look at data sets.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure time and memory.")
+app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+
+console = Console(stderr=True, highlight=False)
+out_console = Console(highlight=False)
+
+Json = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
+Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]
+CheckpointOption = Annotated[
+    Optional[Path],
+    typer.Option("--checkpoint", "-c", metavar="PATH",
+                 help="Folder or .json written by `prm train`; default: the nuclei network that comes with prm."),
+]  # fmt: skip
+Cache = Annotated[
+    Optional[Path], typer.Option(metavar="FOLDER", help="Keep generated proposals here, to be found again.")
+]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", metavar="PATH",
+                       help="A data set: a synthetic one, BBBC038 (.zip or folder), or a folder with labels.csv.")
+]  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line: exit code 0 when the work was done, 2 on bad input with one line that says what and where."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {reason(error)}")
+
+
+def _fail(message: str) -> None:
+    print(f"prm: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(prm.__version__)
+        raise typer.Exit
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+@data_app.command("make-synthetic")
+def make_synthetic_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
+    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 600,
+    val: Annotated[int, typer.Option(min=0, help="Pictures to judge on.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same scenes.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Side of a picture, pixels.")] = 128,
+    json_file: Json = None,
+) -> None:
+    """Draw scenes of textured shapes of five classes, with labels for training and masks for evaluation only."""
+    from .datasets import make_synthetic
+
+    started = time.perf_counter()
+    make_synthetic(out, train=train, val=val, seed=seed, size=size)
+    _write_figures(json_file, {"train": train, "val": val, "seed": seed, "size": size}, started)
+    out_console.print(f"{train} + {val} scenes in {out}")
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+@app.command()
+def train(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoint, log and curve go.")],
+    network: Annotated[str, typer.Option(help="smallnet, resnet18, resnet50 or vgg16.")] = "smallnet",
+    network_options: Annotated[
+        str, typer.Option(metavar="JSON", help='The network\'s own options, like \'{"widths": [16, 32, 64]}\'.')
+    ] = "{}",
+    weights: Annotated[
+        Optional[str],
+        typer.Option(metavar="FILE|URL|imagenet", help="Start from torchvision's weights: a file, or downloaded."),
+    ] = None,
+    aggregation: Annotated[
+        str, typer.Option(help="How response maps become scores: peak, average, max, lse or wildcat.")
+    ] = "peak",
+    aggregation_options: Annotated[
+        str, typer.Option(metavar="JSON", help='Options of the aggregation, like \'{"window": 5}\'.')
+    ] = "{}",
+    split: Annotated[str, typer.Option(help="Which part of the data set to train on; 'all' for everything.")] = "train",
+    val: Annotated[bool, typer.Option(help="Classification mAP on the data set's val split after every epoch.")] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    size: Annotated[int, typer.Option(min=8, help="Side of the training crop, pixels.")] = 448,
+    tile: Annotated[
+        Optional[int], typer.Option(min=8, help="BBBC038 only: side of the labelled tiles; sets --size.")
+    ] = None,
+    tile_stride: Annotated[Optional[int], typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
+    tile_limit: Annotated[Optional[int], typer.Option(min=1, help="Draw this many tiles at random.")] = None,
+    lr_features: Annotated[float, typer.Option(help="Learning rate of the features.")] = 0.01,
+    lr_classifier: Annotated[float, typer.Option(help="Learning rate of the classifier.")] = 0.1,
+    momentum: Annotated[float, typer.Option()] = 0.9,
+    weight_decay: Annotated[float, typer.Option()] = 1e-4,
+    schedule: Annotated[str, typer.Option(help="cosine or step.")] = "cosine",
+    flip: Annotated[bool, typer.Option(help="Mirror left and right at random.")] = True,
+    vertical_flip: Annotated[bool, typer.Option(help="Mirror up and down too, as suits microscopes.")] = False,
+    jitter: Annotated[float, typer.Option(help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
+    contrast: Annotated[bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")] = False,
+    amp: Annotated[Optional[bool], typer.Option(help="Mixed precision; default: where the device has it.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    device: Device = "cpu",
+    json_file: Json = None,
+) -> None:
+    """Train a classifier from image-level labels, with peak stimulation or another aggregation.
+
+    Leaves checkpoint.json with its weights, log.jsonl and curve.png in --out, whole after every epoch.
+    """
+    import torch
+
+    from prm.accelerated.aggregation import aggregation as make_aggregation
+    from prm.accelerated.checkpoint import Checkpoint
+    from prm.accelerated.networks import network as make_network
+    from prm.accelerated.training import TrainingSettings
+    from prm.accelerated.training import train as run_training
+
+    started = time.perf_counter()
+    settings = TrainingSettings(
+        epochs=epochs, batch_size=batch_size, size=tile or size, lr_features=lr_features, lr_classifier=lr_classifier,
+        momentum=momentum, weight_decay=weight_decay, schedule=schedule, flip=flip, vertical_flip=vertical_flip,
+        jitter=jitter, amp=amp, workers=workers, seed=seed,
+    )  # fmt: skip
+    if (out / "checkpoint.json").exists() and not resume:
+        raise InputError(f"{out}: holds a checkpoint already; add --resume to go on with it, or name another folder")
+    samples, class_names = _training_data(data, split, contrast, tile, tile_stride, tile_limit, seed)
+    options, pool_options = _json(network_options, "--network-options"), _json(aggregation_options, "--aggregation-options")
+    torch.manual_seed(seed)
+    try:
+        model = make_network(network, len(class_names), **options)
+        make_aggregation(aggregation, **pool_options)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
+    if weights is not None:
+        _load_weights(model, network, weights)
+    natural = weights is not None or network != "smallnet"
+    checkpoint = Checkpoint(
+        network={"name": network, "options": options}, class_names=list(class_names),
+        input={
+            "mean": [0.485, 0.456, 0.406] if natural else [0.5] * 3,
+            "std": [0.229, 0.224, 0.225] if natural else [0.25] * 3,
+            "size": settings.size, "contrast": contrast,
+        },
+        aggregation={"name": aggregation, "options": pool_options}, state=model.state_dict(),
+        training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
+                  "start": weights or "random", "command": _command()},
+        segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3)},
+    )  # fmt: skip
+    watched = _validation(data, val, checkpoint, device) if val else None
+    with _progress() as progress:
+        task = progress.add_task("training", total=None)
+
+        def on_step(step, steps, loss, rate):
+            progress.update(task, completed=step, total=steps, info=f"loss {loss:.4f}  {rate:.0f} pictures/s")
+
+        def on_epoch(model, rows):
+            found = watched(model) if watched else {}
+            rows = [*rows[:-1], rows[-1] | found]
+            progress.update(task, description=f"epoch {len(rows)}/{epochs}")
+            text = "".join(f"  {k} {v:.4f}" for k, v in rows[-1].items() if k in ("loss", "mean_average_precision"))
+            progress.console.print(f"epoch {len(rows)}:{text}  ({rows[-1]['seconds']:.1f} s)")
+            _curve(rows, out)
+            return found
+
+        rows = run_training(checkpoint, samples, out, settings, resume=resume, device=_device(device), on_step=on_step,
+                            on_epoch=on_epoch)  # fmt: skip
+    figures = {"epochs": len(rows), "loss": rows[-1]["loss"], "training_seconds": sum(r["seconds"] for r in rows)}
+    _write_figures(json_file, figures | {"samples": len(samples), "seed": seed, "aggregation": aggregation}, started)
+    out_console.print(f"checkpoint in {out / 'checkpoint.json'}, loss {rows[-1]['loss']:.4f}")
+
+
+def _training_data(data, split, contrast, tile, stride, limit, seed):
+    from .datasets import BBBC038, Stretched, open_dataset, tile_arrays
+
+    dataset = open_dataset(data, split=None if split == "all" else split)
+    names = dataset.class_names
+    if not isinstance(dataset, BBBC038):
+        if tile is not None:
+            raise InputError("--tile is for BBBC038, whose whole pictures all hold nuclei; this data set has its own labels")
+        return (Stretched(dataset) if contrast else dataset), names
+    if tile is None:
+        raise InputError(f"{data}: every picture holds nuclei, so whole pictures teach nothing; add --tile, say --tile 48")
+    return tile_arrays(Stretched(dataset) if contrast else dataset, tile, stride, seed, limit), names
+
+
+def _load_weights(model, network: str, weights: str) -> None:
+    from prm.accelerated.networks import PRETRAINED, load_pretrained
+
+    if weights == "imagenet" and network not in PRETRAINED:
+        raise InputError(f"there are no ImageNet weights for {network}; known: {', '.join(PRETRAINED)}")
+    left = load_pretrained(model, PRETRAINED[network] if weights == "imagenet" else weights)
+    console.print(f"left as initialised: {', '.join(left) or 'nothing'}")
+
+
+def _validation(data, val, checkpoint, device):
+    import numpy as np
+    import torch
+
+    from prm.accelerated import aggregation
+    from prm.accelerated.inputs import to_input
+
+    from .datasets import open_dataset
+    from .metrics import classification_map
+
+    dataset = open_dataset(data, split="val", class_names=checkpoint.class_names)
+    pool = aggregation(checkpoint.aggregation["name"], **checkpoint.aggregation["options"])
+    given, classes = checkpoint.input, np.arange(len(checkpoint.class_names))
+
+    @torch.no_grad()
+    def score(model, sample):
+        image = to_input(sample.image, given["mean"], given["std"], given["contrast"]).to(_device(device))
+        return pool(model(image[None]))[0].double().cpu().numpy()
+
+    def watch(model) -> dict:
+        samples = [dataset[i] for i in range(len(dataset))]
+        scores = np.array([score(model, s) for s in samples])
+        labels, difficult = (np.array([np.isin(classes, getattr(s, k)) for s in samples]) for k in ("labels", "difficult"))
+        return {"mean_average_precision": float(classification_map(scores, labels, difficult).mean)}
+
+    return watch
+
+
+def _curve(rows: list[dict], out: Path) -> None:
+    from .figures import curve
+
+    curve(rows, out / "curve.png")
+
+
+# ----------------------------------------------------------------------------------------------------------- segment
+
+ClassThreshold = Annotated[Optional[float], typer.Option(help="Least probability of a class.")]
+PeakThreshold = Annotated[Optional[float], typer.Option(help="Least response, as a share of the class's strongest peak.")]
+PeakMinimum = Annotated[Optional[float], typer.Option(help="Least response itself (the released code's 30).")]
+MaxPeaks = Annotated[Optional[int], typer.Option(min=1, help="Most peaks of a picture.")]
+Alpha = Annotated[Optional[float], typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
+BetaArea = Annotated[Optional[float], typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
+Bias = Annotated[Optional[float], typer.Option(help="Eq. 6: background is below bias x the mean response.")]
+InputSize = Annotated[Optional[int], typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
+Nms = Annotated[Optional[float], typer.Option(help="Mask IoU from which the weaker of two instances is dropped.")]
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|FOLDER", help="Pictures, or folders of pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")] = Path("prm-out"),
+    checkpoint: CheckpointOption = None,
+    proposals: Annotated[
+        Optional[Path],
+        typer.Option(metavar="PATH", help="Proposals in the PRM authors' JSON format: a file for a single picture, or a "
+                     "folder with NAME.json for NAME.jpg. Default: generated here."),
+    ] = None,
+    limit: Limit = 1000,
+    cache: Cache = None,
+    class_threshold: ClassThreshold = None,
+    peak_threshold: PeakThreshold = None,
+    peak_minimum: PeakMinimum = None,
+    max_peaks: MaxPeaks = None,
+    alpha: Alpha = None,
+    beta_area: BetaArea = None,
+    bias: Bias = None,
+    nms: Nms = None,
+    size: InputSize = None,
+    device: Device = "cpu",
+    json_file: Json = None,
+) -> None:
+    """Find and mask every instance: for each picture NAME.overlay.png and NAME.panel.png, for all of them
+    instances.json (COCO results format) and index.html, a gallery that opens from disk.
+
+    Thresholds and weights not given here are the checkpoint's. A picture that cannot be read is reported at the end and
+    the others are done; the exit code is then 2.
+    """  # fmt: skip
+    from .images import find_images
+    from .segment import segment_files
+
+    started = time.perf_counter()
+    overrides = _given(class_threshold=class_threshold, peak_threshold=peak_threshold, peak_minimum=peak_minimum,
+                       max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, size=size)  # fmt: skip
+    segmenter, class_names = _segmenter(checkpoint, device, **overrides)
+    files = find_images(images)
+    with _progress() as progress:
+        task = progress.add_task("segmenting", total=len(files), info="")
+        found = segment_files(
+            segmenter, class_names, files, out, proposals, limit, cache, _command(),
+            lambda name: progress.update(task, advance=1, info=name),
+        )  # fmt: skip
+    figures = {"pictures": len(files), "instances": found.instances, "failed": found.errors, "by_picture": found.seconds}
+    _write_figures(json_file, figures, started)
+    out_console.print(f"{found.instances} instances in {len(files) - len(found.errors)} pictures: {out / 'index.html'}")
+    if found.errors:
+        for line in found.errors.values():
+            print(f"prm: error: {line}", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _given(**options) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _segmenter(path: Path | None, device: str, **overrides):
+    from prm.accelerated import Segmenter
+    from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
+
+    checkpoint = load_checkpoint(path or SHIPPED)
+    return Segmenter.from_checkpoint(checkpoint, _device(device), **overrides), checkpoint.class_names
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device {name!r} cannot be used here ({reason(error).splitlines()[0][:100]})") from error
+    return name
+
+
+# -------------------------------------------------------------------------------------------------------------- eval
+
+
+eval_app = typer.Typer(help="Judge a network on a data set with masks.", invoke_without_command=True)
+app.add_typer(eval_app, name="eval")
+
+
+@eval_app.callback(invoke_without_command=True)
+def evaluate_command(
+    context: typer.Context,
+    data: Annotated[Optional[Path], typer.Option("--data", metavar="PATH", help="A data set with masks.")] = None,
+    split: Annotated[str, typer.Option(help="Which part of it: train, val, or 'all'.")] = "val",
+    checkpoint: CheckpointOption = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Beside a watershed, as it comes and tuned on the train split (one class only).")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
+    limit: Limit = 1000,
+    cache: Cache = None,
+    class_threshold: ClassThreshold = None,
+    peak_threshold: PeakThreshold = None,
+    max_peaks: MaxPeaks = None,
+    alpha: Alpha = None,
+    beta_area: BetaArea = None,
+    bias: Bias = None,
+    size: InputSize = None,
+    device: Device = "cpu",
+    json_file: Json = None,
+) -> None:
+    """Classification mAP, mAP^r at IoU 0.25 / 0.5 / 0.75 and average best overlap (ABO) of a network on a data set."""
+    if context.invoked_subcommand is not None:
+        return
+    if data is None:
+        raise InputError("prm eval needs --data PATH (or a subcommand, see --help)")
+    from .datasets import open_dataset
+    from .evaluate import evaluate
+    from .proposals import proposals_for
+
+    started = time.perf_counter()
+    overrides = _given(class_threshold=class_threshold, peak_threshold=peak_threshold, max_peaks=max_peaks, alpha=alpha,
+                       beta_area=beta_area, bias=bias, size=size)  # fmt: skip
+    segmenter, class_names = _segmenter(checkpoint, device, **overrides)
+    dataset = open_dataset(data, split=None if split == "all" else split, class_names=class_names)
+    samples = _Every(dataset, every)
+    with _progress() as progress:
+        task = progress.add_task("segmenting", total=len(samples))
+        rows = {"prm": evaluate(segmenter, samples, class_names, lambda image: proposals_for(image, cache, limit),
+                                lambda: progress.advance(task))}  # fmt: skip
+        if baseline:
+            rows |= _baseline(data, samples, every, progress)
+    _write_figures(json_file, {"data": data.name, "split": split, "settings": asdict(segmenter.settings), **rows}, started)
+    out_console.print(_figures_table(rows))
+
+
+class _Every:
+    """Every n-th picture of a data set, read when asked for."""
+
+    def __init__(self, dataset, n: int):
+        self.dataset, self.indices = dataset, range(0, len(dataset), n)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int):
+        return self.dataset[self.indices[i]]
+
+
+def _baseline(data: Path, samples, every: int, progress) -> dict:
+    from .datasets import open_dataset
+    from .evaluate import WATERSHED_GRID, WatershedSettings, evaluate_watershed, tune_watershed
+
+    training = _Every(open_dataset(data, split="train"), every)
+    if len(training.dataset.class_names) != 1:
+        raise InputError("--baseline is for data sets of one class: a watershed tells no classes apart")
+    task = progress.add_task("tuning the watershed", total=len(WATERSHED_GRID))
+    # Read once: the grid goes over them many times.
+    tuned, on_training = tune_watershed([training[i] for i in range(len(training))], lambda: progress.advance(task))
+    before = evaluate_watershed(samples, WatershedSettings())
+    after = evaluate_watershed(samples, tuned)
+    after |= {"settings": asdict(tuned), "on_training": on_training}
+    return {"watershed": before, "watershed, tuned": after}
+
+
+def _figures_table(rows: dict) -> Table:
+    table = Table("", "cls mAP", "mAP^r 0.25", "mAP^r 0.5", "mAP^r 0.75", "ABO", "found / true")
+    for name, f in rows.items():
+        shown = [f.get(k) for k in ("classification_mAP", "mAP^r_0.25", "mAP^r_0.5", "mAP^r_0.75", "ABO")]
+        counts = f"{f['predicted_instances']} / {f['true_instances']}" if "ABO" in f else "no masks"
+        table.add_row(name, *("-" if x is None or x != x else f"{100 * x:.1f}" for x in shown), counts)
+    return table
+
+
+@eval_app.command("compare")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Files that `prm eval --json` wrote.")],
+) -> None:
+    """One table from the JSON files of several runs: mean and spread (standard deviation) over the seeds of each kind."""
+    from .tables import comparison
+
+    print(comparison(runs))
+
+
+@app.command()
+def tune(
+    data: DataOption,
+    split: Annotated[str, typer.Option(help="Which part of the data set to choose on.")] = "train",
+    checkpoint: CheckpointOption = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
+    limit: Limit = 1000,
+    cache: Cache = None,
+    device: Device = "cpu",
+    write: Annotated[bool, typer.Option(help="Write the chosen setting into the checkpoint.")] = True,
+    json_file: Json = None,
+) -> None:
+    """Choose alpha, beta, bias of Eq. 6 and the peak threshold: the best mAP^r at IoU 0.5 of a full search, on pictures
+    with masks. Judge the result on other pictures than these.
+    """  # fmt: skip
+    from prm.accelerated.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+
+    from .datasets import open_dataset
+    from .proposals import proposals_for
+    from .tuning import GRID
+    from .tuning import tune as search
+
+    started = time.perf_counter()
+    segmenter, class_names = _segmenter(checkpoint, device)
+    samples = _Every(open_dataset(data, split=None if split == "all" else split, class_names=class_names), every)
+    with _progress() as progress:
+        task = progress.add_task("caching the sums of Eq. 6", total=len(samples))
+        chosen, rows = search(segmenter, samples, lambda image: proposals_for(image, cache, limit),
+                              tick=lambda: progress.advance(task))  # fmt: skip
+    best = max(row["mAP^r"] for row in rows)
+    setting = {name: getattr(chosen, name) for name in GRID}
+    _write_figures(json_file, {"pictures": len(samples), "chosen": setting, "mAP^r_0.5": best, "tried": rows}, started)
+    if write:
+        page = checkpoint / "checkpoint.json" if checkpoint and checkpoint.is_dir() else checkpoint or SHIPPED
+        found = load_checkpoint(page)
+        save_checkpoint(replace(found, segmentation=found.segmentation | setting), page)
+    out_console.print(f"mAP^r at 0.5 on {len(samples)} pictures: {100 * best:.1f} with {setting}")
+
+
+# ------------------------------------------------------------------------------------------------------------- bench
+
+
+@bench_app.command("segment")
+def bench_segment(
+    network: Annotated[str, typer.Option(help="resnet50, resnet18, vgg16 or smallnet, with random weights.")] = "resnet50",
+    size: Annotated[int, typer.Option(min=32, help="Side of the picture, pixels.")] = 448,
+    peaks: Annotated[list[int], typer.Option(min=1, help="Numbers of peaks; repeat the option for several.")] = [10, 30],  # noqa: B006
+    image: Annotated[Optional[Path], typer.Option(help="A picture, scaled to size x size; default: noise.")] = None,
+    limit: Limit = 200,
+    repeat: Annotated[int, typer.Option(min=1)] = 3,
+    json_file: Json = None,
+) -> None:
+    """Time of `prm segment` by stage, and its peak memory, for one picture: medians of several runs."""
+    from .bench import bench_segment as run
+
+    started = time.perf_counter()
+    rows = run(network, size, peaks, image, limit, repeat)
+    _write_figures(json_file, {"network": network, "size": size, "rows": rows}, started)
+    stages = list(rows[0]["seconds"])
+    table = Table("peaks", *stages, "total s", "peak memory MB")
+    for row in rows:
+        seconds = row["seconds"].values()
+        table.add_row(str(row["peaks"]), *(f"{s:.3f}" for s in seconds), f"{sum(seconds):.2f}", str(row["peak_memory_mb"]))
+    out_console.print(table)
+
+
+# ------------------------------------------------------------------------------------------------------------ shared
+
+
+def _json(text: str, option: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{option} must be a JSON object, not {text!r}")
+    return value
+
+
+def _command() -> str:
+    return shlex.join(["prm", *sys.argv[1:]])
+
+
+def _write_figures(path: Path | None, figures: dict, started: float) -> None:
+    """The figures of a command, with what is needed to make them again."""
+    if path is None:
+        return
+    import torch
+
+    page = {
+        "command": _command(), "prm": prm.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - started, 2), **figures,
+    }  # fmt: skip
+    atomic_write(path, (json.dumps(page, indent=1) + "\n").encode())
+
+
+@contextmanager
+def _progress():
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+               TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
+    with _Progress(*columns, console=console) as progress:
+        yield progress
+
+
+class _Progress(Progress):
+    def add_task(self, description, **options):
+        return super().add_task(description, **({"info": ""} | options))
+
+
+__all__ = ["app", "fields", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Choosing alpha, beta, bias of Eq. 6 and the peak threshold on pictures with masks, by a full search.
+
+The costly parts (forward pass, walks, the sums of Eq. 6) are done once a picture; a combination then costs a weighted
+sum, an argmax and a suppression.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from prm.accelerated import Proposals, SegmentationSettings, Segmenter
+from prm.accelerated.retrieval import background, best, nms, prepare, score, terms
+
+from .metrics import image_ious, mean_average_precision
+from .metrics.instances import ImageRecord
+
+GRID = {
+    "alpha": (0.4, 0.8, 1.5, 3.0),
+    "beta_area": (0.0, 2.0, 10.0, 30.0, 100.0),
+    "bias": (0.95, 1.5),
+    "peak_threshold": (0.1, 0.2, 0.3, 0.5),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Cached:
+    """One picture: its peaks (class, row, column), their share of the strongest, sums by bias, and overlaps."""
+
+    peaks: torch.Tensor
+    share: torch.Tensor
+    sums: dict[float, torch.Tensor]
+    allowed: torch.Tensor
+    proposals: Proposals
+    area: int
+    ious: np.ndarray
+    true_labels: np.ndarray
+
+
+def tune(
+    segmenter: Segmenter,
+    samples: Sequence,
+    propose: Callable[[np.ndarray], Proposals],
+    grid: dict[str, tuple] = GRID,
+    threshold: float = 0.5,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[SegmentationSettings, list[dict]]:
+    """The settings of the grid with the highest mAP^r at `threshold`, and the table of all that were tried.
+
+    samples: pictures with masks; use others than those that the result is judged on. tick: called after every picture.
+    """
+    loose = replace(segmenter.settings, peak_threshold=min(grid["peak_threshold"]))
+    cached = []
+    for sample in samples:
+        cached.append(_cache(segmenter, loose, sample, propose, grid["bias"]))
+        tick()
+    rows = []
+    for values in itertools.product(*grid.values()):
+        setting = dict(zip(grid, values))
+        records = [_record(picture, replace(segmenter.settings, **setting)) for picture in cached]
+        rows.append({**setting, "mAP^r": float(mean_average_precision(records, (threshold,)).mean[0])})
+    winner = max(rows, key=lambda row: row["mAP^r"])
+    return replace(segmenter.settings, **{name: winner[name] for name in grid}), rows
+
+
+def _cache(segmenter: Segmenter, settings: SegmentationSettings, sample, propose, biases) -> _Cached:
+    size = segmenter.input_size(*sample.image.shape[:2])
+    run, proposals = segmenter.prepare([sample.image], size), propose(sample.image)
+    _, peaks, share = segmenter.peaks(run.maps[0], settings)
+    walked = run.prms(torch.cat([torch.zeros_like(peaks[:, :1]), peaks], dim=1))
+    peaks, share, prms = (t[~walked.empty] for t in (peaks, share, walked.prms))
+    ready = prepare(proposals, size, settings.contour, settings.min_area, settings.max_area)
+    classes, of = peaks[:, 0].unique(return_inverse=True)
+    sums = {b: terms(prms, ready, background(run.maps[0], classes, size, b), of) for b in biases}
+    # Dense masks a few at a time: a thousand of them at once are gigabytes on a large picture.
+    step = max(1, 2**26 // sample.image[..., 0].size)
+    parts = torch.arange(len(proposals)).split(step)
+    parts = [image_ious(proposals.masks(part).numpy(), sample.masks) for part in parts]
+    ious = np.concatenate([np.zeros((0, len(sample.masks))), *parts])
+    return _Cached(peaks, share, sums, ready.allowed, proposals, size[0] * size[1], ious, sample.mask_labels)
+
+
+def _record(picture: _Cached, s: SegmentationSettings) -> ImageRecord:
+    """The metrics' record of one picture under one setting: Algorithm 1 from its cached sums."""
+    passes = picture.share >= s.peak_threshold
+    none = ImageRecord(picture.ious[:0], np.zeros(0, np.int64), np.zeros(0), picture.true_labels)
+    if not passes.any() or not picture.allowed.any():
+        return none
+    values = score(picture.sums[s.bias][passes], s.alpha, s.beta_area / picture.area)
+    choice = best(values, picture.allowed)
+    value, peaks = values.gather(1, choice[:, None])[:, 0], picture.peaks[passes]
+    no_maps = torch.zeros(len(choice), 1, 1)
+    kept, _ = nms(picture.proposals.select(choice), value, peaks[:, 0], peaks[:, 1:], no_maps, s.nms, s.nms_per_class)
+    return ImageRecord(
+        picture.ious[choice[kept].numpy()], peaks[kept, 0].numpy(), value[kept].numpy(), picture.true_labels
+    )

@@ -1,0 +1,27 @@
+"""Options and settings that all tests share."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Derandomised: the same examples everywhere, so that a red run can be repeated. No deadline: the first example of a
+# test may compile the oracle's loops.
+settings.register_profile(
+    "prm",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("prm")
+torch.set_num_threads(2)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="device type that the fast path is tested on (default: cpu)")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Where the fast path runs; the oracle always runs on the host."""
+    return torch.device(request.config.getoption("--device"))

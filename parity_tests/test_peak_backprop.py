@@ -1,0 +1,590 @@
+"""Eqs. 4-5: the fast walk against the oracle's, layer kind by layer kind and on random networks."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from prm.accelerated import PeakBackprop
+from prm.accelerated.rules import Visits
+from prm.parity_tests.convert import to_reference
+from prm.parity_tests.strategies import BLOCKS, SmallCnn, networks, randomise
+from prm.parity_tests.tolerances import NETWORK, assert_close
+from prm.reference.network import forward, walk
+
+
+class Model(nn.Module):
+    """A model whose forward pass is the function given: f(its layers, image)."""
+
+    def __init__(self, f, **layers):
+        super().__init__()
+        self.f = f
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.f(self, x)
+
+
+def model(f, seed=0, **layers):
+    return randomise(Model(f, **layers).double(), seed)
+
+
+def pictures(*size, count=2, seed=0):
+    return torch.randn(count, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def some_peaks(maps, seed=0, count=4, upsample=1):
+    """The four corners of the first map, and random positions of random maps, in no order."""
+    N, C, h, w = maps.shape
+    h, w = h * upsample, w * upsample
+    corners = [(0, 0, i, j) for i in (0, h - 1) for j in (0, w - 1)]
+    rng = np.random.default_rng(seed)
+    anywhere = [tuple(int(rng.integers(n)) for n in (N, C, h, w)) for _ in range(count)]
+    return torch.tensor([anywhere[0], *corners, *anywhere[1:]])
+
+
+def assert_walks_agree(module, images, peaks=None, upsample=1, signed=False):
+    """Maps, PRMs, leaked mass and empty flags of the fast path against the oracle's, and what both must satisfy."""
+    dtype, device = images.dtype, images.device
+    run = PeakBackprop(module, upsample=upsample, signed=signed).prepare(images)
+    with torch.no_grad():
+        assert_close(run.maps, module(images.clone()), dtype, "maps against the model's own", NETWORK)
+    peaks = some_peaks(run.maps, upsample=upsample) if peaks is None else torch.as_tensor(peaks)
+    found = run.prms(peaks.to(device))
+    network = to_reference(module)
+    activations = [forward(network, image.detach().cpu().double().numpy()) for image in images]
+    for k, (n, *peak) in enumerate(peaks.tolist()):
+        expected = walk(network, activations[n], peak, upsample, signed)
+        assert_close(found.prms[k], expected.prm, dtype, f"PRM of peak {(n, *peak)}", NETWORK)
+        assert abs(float(found.leaked[k]) - expected.leaked) <= NETWORK[dtype], f"leaked, peak {(n, *peak)}"
+        assert bool(found.empty[k]) == expected.empty
+        total = float(found.prms[k].sum())
+        assert total == 0 if expected.empty else abs(total - 1) < NETWORK[dtype]
+    return found
+
+
+# ---- one layer kind at a time
+
+conv, avg = nn.Conv2d, nn.AvgPool2d
+LAYERS = {
+    "stride": lambda: model(lambda m, x: m.h(F.relu(m.c(x))), c=conv(3, 4, 3, 2), h=conv(4, 2, 2)),
+    "dilation": lambda: model(lambda m, x: m.h(F.relu(m.c(x))), c=conv(3, 4, (3, 2), 1, 2, 2), h=conv(4, 2, 1)),
+    "groups": lambda: model(
+        lambda m, x: m.h(m.g(m.c(x))), c=conv(3, 4, 3), g=conv(4, 8, 3, 2, 1, 2, 4), h=conv(8, 2, 1)
+    ),
+    "padding same, even kernel": lambda: model(
+        lambda m, x: m.h(F.relu(m.c(x))), c=conv(3, 4, (4, 2), padding="same"), h=conv(4, 2, 2, padding="same")
+    ),
+    "zero pad": lambda: model(lambda m, x: m.c(F.pad(x, (2, 0, 0, 1))), c=conv(3, 2, 3)),
+    "zero pads, module": lambda: model(
+        lambda m, x: m.c(m.q(m.p(x))), p=nn.ZeroPad2d((0, 1, 2, 0)), q=nn.ZeroPad2d(1), c=conv(3, 2, 3, padding=1)
+    ),
+    # a zero pad is merged also where an identity stands between it and its convolution
+    "zero pad, dropout": lambda: model(
+        lambda m, x: m.c(m.d(m.p(x))), p=nn.ZeroPad2d((1, 0, 2, 0)), d=nn.Dropout(), c=conv(3, 2, 3)
+    ),
+    "folded norm": lambda: model(
+        lambda m, x: m.h(F.relu(m.b(m.c(x)))), c=conv(3, 4, 3), b=nn.BatchNorm2d(4), h=conv(4, 2, 1)
+    ),
+    "functional norm": lambda: model(
+        lambda m, x: m.h(F.relu(F.batch_norm(m.c(x), m.b.running_mean, m.b.running_var, m.b.weight, m.b.bias))),
+        c=conv(3, 4, 3),
+        b=nn.BatchNorm2d(4),
+        h=conv(4, 2, 1),
+    ),
+    # two consumers of the convolution: its norm stays apart
+    "shared convolution": lambda: model(
+        lambda m, x: (lambda y: m.h(m.b(y) + y))(m.c(x)), c=conv(3, 4, 3), b=nn.BatchNorm2d(4), h=conv(4, 2, 1)
+    ),
+    "unfolded norm": lambda: model(
+        lambda m, x: m.h(m.b(F.relu(m.c(x)))), c=conv(3, 4, 3), b=nn.BatchNorm2d(4), h=conv(4, 2, 1)
+    ),
+    "module called twice": lambda: model(
+        lambda m, x: m.b(m.c(F.relu(m.b(m.c(x))))), c=conv(3, 3, 3, padding=1), b=nn.BatchNorm2d(3)
+    ),
+    "max pool": lambda: model(
+        lambda m, x: m.h(F.max_pool2d(m.c(x), 3, 2, 1, 1, True)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "max pool, dilated": lambda: model(
+        lambda m, x: m.h(m.p(m.c(x))), c=conv(3, 4, 3), p=nn.MaxPool2d(2, 1, 1, 2), h=conv(4, 2, 1)
+    ),
+    "max pool of zeros": lambda: model(
+        lambda m, x: m.h(F.max_pool2d(F.relu(m.c(x) - 2), 2)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "adaptive max pool": lambda: model(
+        lambda m, x: m.h(F.adaptive_max_pool2d(m.c(x), (3, 4))), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "avg pool": lambda: model(
+        lambda m, x: m.h(m.p(m.c(x))), c=conv(3, 4, 3), p=avg(3, 2, 1, True, False), h=conv(4, 2, 1)
+    ),
+    "zero pad, avg pool": lambda: model(
+        lambda m, x: m.h(m.p(F.pad(m.c(x), (0, 1, 2, 0)))),
+        c=conv(3, 4, 3),
+        p=avg(2, 2, ceil_mode=True),
+        h=conv(4, 2, 1),
+    ),
+    "adaptive avg pool": lambda: model(
+        lambda m, x: m.h(F.adaptive_avg_pool2d(m.c(x), (3, 4))), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "mean": lambda: model(lambda m, x: m.h(m.c(x).mean((-1, 2), keepdim=True)), c=conv(3, 4, 3), h=conv(4, 2, 1)),
+    "bilinear": lambda: model(
+        lambda m, x: m.h(F.interpolate(m.c(x), scale_factor=2, mode="bilinear", align_corners=False)),
+        c=conv(3, 4, 3, 2),
+        h=conv(4, 2, 1),
+    ),
+    "bilinear, corners": lambda: model(
+        lambda m, x: m.h(F.interpolate(m.c(x), size=(9, 8), mode="bilinear", align_corners=True)),
+        c=conv(3, 4, 3, 2),
+        h=conv(4, 2, 1),
+    ),
+    "nearest": lambda: model(lambda m, x: m.h(F.interpolate(m.c(x), size=(9, 5))), c=conv(3, 4, 3, 2), h=conv(4, 2, 1)),
+    # sizes read from another tensor, as in every feature pyramid
+    "interpolate to a shape": lambda: model(
+        lambda m, x: m.h(F.interpolate(m.c(x), size=x.shape[-2:], mode="bilinear", align_corners=False)),
+        c=conv(3, 4, 3, 2),
+        h=conv(4, 2, 1),
+    ),
+    "interpolate to sizes": lambda: model(
+        lambda m, x: m.h(F.interpolate(m.c(x), size=(x.shape[2], x.size(3)))), c=conv(3, 4, 3, 2), h=conv(4, 2, 1)
+    ),
+    "addition": lambda: model(
+        lambda m, x: (lambda y: m.h(m.d(y) + y))(m.c(x)), c=conv(3, 4, 3), d=conv(4, 4, 3, padding=1), h=conv(4, 2, 1)
+    ),
+    "broadcast addition": lambda: model(
+        lambda m, x: (lambda y: m.h(y + F.adaptive_avg_pool2d(y, 1)))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "normalised input": lambda: model(
+        lambda m, x: m.c((x - m.mean) / 0.2 * 2 + 1),
+        c=conv(3, 2, 3),
+        mean=nn.Parameter(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)),
+    ),
+    "concatenation along rows": lambda: model(
+        lambda m, x: (lambda y: m.h(torch.cat([y, F.relu(y)], 2)))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 3)
+    ),
+    "split": lambda: model(lambda m, x: m.h(m.c(x).split([3, 1], 1)[0]), c=conv(3, 4, 3), h=conv(3, 2, 1)),
+    "slices": lambda: model(lambda m, x: m.h(m.c(x)[:, 1:, ::2, :-1]), c=conv(3, 4, 3), h=conv(3, 2, 1)),
+    "linear, channels last": lambda: model(
+        lambda m, x: m.h(m.c(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2), c=conv(3, 4, 3), h=nn.Linear(4, 2)
+    ),
+    "sigmoid gate": lambda: model(
+        lambda m, x: (lambda y: m.h(y * torch.sigmoid(m.g(y))))(m.c(x)),
+        c=conv(3, 4, 3),
+        g=conv(4, 4, 1),
+        h=conv(4, 2, 1),
+    ),
+    "gate behind dropout": lambda: model(
+        lambda m, x: (lambda y: m.h(y * m.d(torch.sigmoid(m.g(y)))))(m.c(x)),
+        c=conv(3, 4, 3),
+        g=conv(4, 4, 1),
+        d=nn.Dropout(),
+        h=conv(4, 2, 1),
+    ),
+    "broadcast gate of one channel": lambda: model(
+        lambda m, x: (lambda y: m.h(y * F.relu(m.g(y))))(m.c(x)), c=conv(3, 4, 3), g=conv(4, 1, 1), h=conv(4, 2, 1)
+    ),
+    # the published form: global mean, two linear layers, view to (N, C, 1, 1) with sizes read from the map
+    "squeeze and excite": lambda: model(
+        lambda m, x: (
+            lambda y: m.h(y * torch.sigmoid(m.e(F.relu(m.s(y.mean((2, 3)))))).view(y.size(0), y.size(1), 1, 1))
+        )(m.c(x)),
+        c=conv(3, 4, 3),
+        s=nn.Linear(4, 2),
+        e=nn.Linear(2, 4),
+        h=conv(4, 2, 1),
+    ),
+    "swish written out": lambda: model(
+        lambda m, x: (lambda y: m.h(y * torch.sigmoid(y)))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "mish written out": lambda: model(
+        lambda m, x: (lambda y: m.h(y * torch.tanh(F.softplus(y))))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "hard swish written out": lambda: model(
+        lambda m, x: (lambda y: m.h(y * F.relu6(y + 3) / 6))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("size", [(9, 11), (12, 7)])
+def test_every_layer_kind_walks_like_the_oracle(kind, size, device):
+    assert_walks_agree(LAYERS[kind]().to(device), pictures(*size).to(device))
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_every_block_in_float32(block, device):
+    # float64 rounds finely enough to compare closely; float32 is what users run
+    module = SmallCnn([block, "plain"], 1).to(device)
+    assert_walks_agree(module, pictures(8, 9).float().to(device))
+
+
+@given(networks(), st.integers(0, 2**31))
+def test_random_networks_walk_like_the_oracle(case, seed):
+    module, images = case
+    with torch.no_grad():
+        maps = module(images)
+    assert_walks_agree(module, images, some_peaks(maps, seed))
+
+
+def test_several_consumers_add_up(device):
+    m = model(lambda m, x: (lambda y: m.h(torch.cat([m.a(y), m.b(y), y], 1)))(F.relu(m.c(x))),
+              c=conv(3, 4, 3), a=conv(4, 4, 3, padding=1), b=conv(4, 4, 5, padding=2), h=conv(12, 2, 1))  # fmt: skip
+    assert_walks_agree(m.to(device), pictures(10, 9).to(device))
+
+
+@pytest.mark.parametrize("side", [5, 6, 9])
+def test_branches_shifted_against_each_other(side, device):
+    # two branches pad opposite sides, so that the union of their windows is as large as a map of 5 and begins elsewhere
+    m = model(lambda m, x: (lambda y: m.a(F.pad(y, (2, 0, 2, 0))) + m.b(F.pad(y, (0, 2, 0, 2))))(F.relu(m.c(x))),
+              c=conv(3, 4, 3, padding=1), a=conv(4, 3, 3), b=conv(4, 3, 3))  # fmt: skip
+    every = [(0, c, i, j) for c in range(3) for i in range(side) for j in range(side)]
+    assert_walks_agree(m.to(device), pictures(side, side).to(device), every)
+
+
+# ---- leaks, empty maps, signs
+
+
+def test_leaks_and_empty_maps(device):
+    # a bias makes outputs positive where nothing excites them: there the walker ends
+    c, h = conv(1, 1, 1), conv(1, 1, (1, 2))
+    for layer in (c, h):
+        nn.init.constant_(layer.weight, 1.0)
+        nn.init.constant_(layer.bias, 1.0)
+    module = nn.Sequential(c, h).double().eval().to(device)
+    images = torch.tensor([[[[0.0, 3.0, 0.0, 0.0]]]], dtype=torch.float64, device=device)
+    found = assert_walks_agree(module, images, [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2)])
+    assert found.empty.tolist() == [False, False, True]
+    assert_close(found.leaked, [0.2, 0.2, 1.0], torch.float64, "leaked")
+    assert float(found.prms[2].abs().sum()) == 0
+
+
+def test_leak_account_is_the_share_that_did_not_arrive(device):
+    module = SmallCnn(["unfolded", "bare", "strided"], 3).double().to(device)
+    with torch.no_grad():
+        module.body[1].conv.weight[0] = -module.body[1].conv.weight[0].abs()  # a channel that nothing excites
+    found = assert_walks_agree(module, pictures(9, 9).to(device))
+    assert float(found.leaked.max()) > 0.01
+    assert ((found.leaked >= 0) & (found.leaked <= 1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("layers", [[], ["strided"], ["padded"], ["grouped", "gate"]])
+def test_signed_switch(layers, device):
+    assert_walks_agree(SmallCnn(layers or ["plain"], 2).double().to(device), pictures(9, 8).to(device), signed=True)
+
+
+def test_signed_switch_with_groups_and_stride(device):
+    m = model(lambda m, x: m.h(F.relu(m.c((x - 0.1) / 0.3))), c=conv(3, 6, 3, 2, 1, groups=3), h=conv(6, 2, 1))
+    assert_walks_agree(m.to(device), pictures(9, 8).to(device), signed=True)
+
+
+def test_signed_switch_is_for_the_layers_that_see_the_image(device):
+    # an inner layer that sees both signs shifts its input as ever
+    m = model(lambda m, x: m.h(F.leaky_relu(m.c(x))), c=conv(3, 4, 3), h=conv(4, 3, 3))
+    assert_walks_agree(m.to(device), pictures(9, 8).to(device), signed=True)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (8, 8)])
+def test_peaks_found_on_enlarged_maps(size, device):
+    module = SmallCnn(["strided", "max", "plain"], 4).double().to(device)
+    assert_walks_agree(module, pictures(*size).to(device), upsample=8)
+
+
+def test_enlarged_map_of_one_row(device):
+    m = model(lambda m, x: m.c(x), c=conv(3, 2, (4, 3)))
+    assert_walks_agree(m.to(device), pictures(4, 9).to(device), upsample=8)
+
+
+# ---- several images and peaks
+
+
+def test_many_peaks_in_one_pass_equal_one_at_a_time(device):
+    module = SmallCnn(["residual", "max", "concat", "gate"], 5).double().to(device)
+    images = pictures(13, 12, count=3).to(device)
+    together = PeakBackprop(module).prepare(images)
+    peaks = some_peaks(together.maps, count=12).to(device)
+    peaks = torch.cat([peaks, peaks[:2]])  # a peak may come twice
+    found = together.prms(peaks)
+    tiny = PeakBackprop(module, max_memory=1).prepare(images).prms(peaks)
+    assert_close(tiny.prms, found.prms, torch.float64, "one peak a pass")
+    for k, peak in enumerate(peaks):
+        alone = PeakBackprop(module).prepare(images[peak[0]][None])
+        one = alone.prms(torch.tensor([0, *peak[1:].tolist()]))
+        assert_close(found.prms[k], one.prms[0], torch.float64, f"PRM {k}")
+        assert abs(float(found.leaked[k] - one.leaked[0])) < 1e-12
+    assert_close(PeakBackprop(module)(images, peaks), found.prms, torch.float64, "one call")
+
+
+def test_no_peaks_and_peaks_outside(device):
+    run = PeakBackprop(SmallCnn(["plain"], 0).to(device)).prepare(pictures(6, 7).float().to(device))
+    none = run.prms(torch.zeros(0, 4, dtype=torch.int64))
+    assert none.prms.shape == (0, 6, 7)
+    assert none.leaked.shape == none.empty.shape == none.bound.shape == (0,)
+    for peak in ((2, 0, 0, 0), (0, 3, 0, 0), (0, 0, 6, 0), (0, 0, 0, -1)):
+        with pytest.raises(ValueError, match="outside"):
+            run.prms(torch.tensor([peak]))
+
+
+# ---- windows
+
+DEEP = ["residual", "max", "concat", "strided", "dilated", "up", "halves"]
+
+
+def whole_maps(monkeypatch):
+    """Every peak carries whole maps from its start on, as if there were no windows."""
+    on = Visits.on
+    monkeypatch.setattr(Visits, "on", lambda self, height, width, whole=None: on(self, height, width, (True, True)))
+
+
+@pytest.mark.parametrize(
+    "blocks", [DEEP[:2], DEEP[:5], ["padded", "max_ceil", "max_dilated"], ["strided", "strided", "residual"], DEEP]
+)
+def test_windows_change_nothing(blocks, monkeypatch, device):
+    module = SmallCnn(blocks, 6).double().to(device)
+    images = pictures(70, 90).to(device)
+    run = PeakBackprop(module).prepare(images)
+    peaks = some_peaks(run.maps, count=8).to(device)
+    windowed = run.prms(peaks)
+    with monkeypatch.context() as patch:
+        whole_maps(patch)
+        whole = PeakBackprop(module).prepare(images).prms(peaks)
+    assert_close(windowed.prms, whole.prms, torch.float64, "windows against whole maps")
+    assert_close(windowed.leaked, whole.leaked, torch.float64, "leaked")
+
+
+def test_nothing_outside_the_receptive_field(device):
+    # 3x3, 3x3 stride 2, max pool 2, 1x1: an output position sees 10 rows and columns, from 4 i - 3 on
+    m = model(lambda m, x: m.h(F.max_pool2d(F.relu(m.d(F.relu(m.c(x)))), 2)),
+              c=conv(3, 4, 3, padding=1), d=conv(4, 4, 3, 2, 1), h=conv(4, 2, 1))  # fmt: skip
+    run = PeakBackprop(m.to(device)).prepare(pictures(64, 48).to(device))
+    peaks = torch.tensor([[0, 0, 7, 5], [1, 1, 0, 0], [0, 1, 15, 11]])
+    found = run.prms(peaks.to(device)).prms.cpu()
+    for prm, (_, _, i, j) in zip(found, peaks.tolist()):
+        rows, columns = torch.nonzero(prm, as_tuple=True)
+        assert len(rows)
+        for axis, k in ((rows, i), (columns, j)):
+            assert 4 * k - 2 <= int(axis.min())
+            assert int(axis.max()) <= 4 * k + 4
+
+
+# ---- the user's model
+
+
+def test_the_model_is_untouched(device):
+    module = SmallCnn(["residual", "folded", "gate"], 7).double().to(device)
+    module.body.append(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.Dropout()).double().to(device))
+    module.body[-1][2].train()  # an odd flag of the user's stays, too
+    before = copy.deepcopy(module.state_dict())
+    flags = {name: part.training for name, part in module.named_modules()}
+    pointers = [p.data_ptr() for p in module.parameters()]
+    images = pictures(9, 9).to(device)
+    kept = images.clone()
+    walk = PeakBackprop(module)
+    run = walk.prepare(images)
+    run.prms(some_peaks(run.maps).to(device))
+    assert {name: part.training for name, part in module.named_modules()} == flags
+    assert [p.data_ptr() for p in module.parameters()] == pointers
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in module.parameters())
+    assert module.body[-1][1].inplace
+    assert torch.equal(images, kept)
+
+
+def test_in_place_activations_overwrite_no_stored_input(device):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = conv(3, 4, 3), conv(4, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            x = self.relu(self.a(x))
+            y = self.b(x)
+            y += x
+            return self.b(F.relu_(y))
+
+    module = randomise(Block().double(), 1).to(device)
+    images = pictures(9, 9).to(device)
+    assert_walks_agree(module, images)
+    run = PeakBackprop(module).prepare(images)
+    first = run.prms(some_peaks(run.maps).to(device)).prms
+    assert torch.equal(first, run.prms(some_peaks(run.maps).to(device)).prms)  # and walking twice gives the same
+
+
+@pytest.mark.parametrize("how", ["module", "function", "method"])
+def test_later_readers_of_an_overwritten_tensor_read_the_new_values(how, device):
+    # pre-activation networks: the shortcut adds what the activation has overwritten
+    relu = nn.ReLU(inplace=True)
+    act = {
+        "module": lambda m, y: m.relu(y),
+        "function": lambda m, y: F.relu(y, inplace=True),
+        "method": lambda m, y: y.relu_(),
+    }[how]
+
+    def f(m, x):
+        y = m.c(x)
+        out = act(m, y)
+        return m.d(out) + y
+
+    m = model(f, c=conv(3, 4, 3, padding=1), d=conv(4, 4, 3, padding=1), relu=relu)
+    assert_walks_agree(m.to(device), pictures(9, 11).to(device))
+
+
+def test_in_place_on_a_view_is_followed_or_refused(device):
+    # what must not happen is other maps than the model's
+    def f(m, x):
+        y = m.c(x)
+        y[:, :2].add_(1)
+        return m.d(y)
+
+    m = model(f, c=conv(3, 4, 3, padding=1), d=conv(4, 4, 3, padding=1)).to(device)
+    images = pictures(9, 11).to(device)
+    try:
+        maps = PeakBackprop(m).prepare(images).maps
+    except NotImplementedError as error:
+        assert "add_" in str(error)
+        return
+    assert_close(maps, m(images), torch.float64, "maps", NETWORK)
+
+
+# ---- what is refused, and when
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:  # the line that the message must quote
+            return x
+        return -x
+
+
+def refusing(layer, **options):
+    return lambda: nn.Sequential(conv(3, 4, 3), nn.Sequential(nn.ReLU(), layer), conv(4, 2, 1)).eval()
+
+
+REFUSED = {
+    "training-mode norm": (lambda: nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4)), ValueError, r"'1'.*eval"),
+    "norm without statistics": (
+        lambda: nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval(),
+        ValueError,
+        "'1'",
+    ),
+    "group norm": (refusing(nn.GroupNorm(2, 4)), NotImplementedError, r"GroupNorm at '1\.1'"),
+    "instance norm": (refusing(nn.InstanceNorm2d(4)), NotImplementedError, r"InstanceNorm2d at '1\.1'"),
+    "transposed convolution": (
+        refusing(nn.ConvTranspose2d(4, 4, 2)),
+        NotImplementedError,
+        r"ConvTranspose2d at '1\.1'",
+    ),
+    "bicubic": (
+        refusing(nn.Upsample(scale_factor=2, mode="bicubic")),
+        NotImplementedError,
+        r"Upsample at '1\.1'.*bicubic",
+    ),
+    "functional bicubic": (
+        lambda: model(lambda m, x: F.interpolate(m.c(x), scale_factor=2, mode="bicubic"), c=conv(3, 4, 3)),
+        NotImplementedError,
+        "interpolate.*bicubic",
+    ),
+    "reflect padding": (
+        refusing(conv(4, 4, 3, padding=1, padding_mode="reflect")),
+        NotImplementedError,
+        r"Conv2d at '1\.1'.*reflect",
+    ),
+    "reflection pad": (refusing(nn.ReflectionPad2d(1)), NotImplementedError, r"ReflectionPad2d at '1\.1'"),
+    "pad before no convolution": (
+        refusing(nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2))),
+        NotImplementedError,
+        "ZeroPad2d at '1.1.0'",
+    ),
+    "two full maps": (
+        lambda: model(lambda m, x: m.c(x) * m.d(x), c=conv(3, 4, 3), d=conv(3, 4, 3)),
+        NotImplementedError,
+        r"mul.*full",
+    ),
+    "negative factor": (
+        lambda: model(lambda m, x: m.c(x) * -2.0, c=conv(3, 4, 3)),
+        NotImplementedError,
+        "mul.*positive",
+    ),
+    "difference": (
+        lambda: model(lambda m, x: m.c(x) - m.d(x), c=conv(3, 4, 3), d=conv(3, 4, 3)),
+        NotImplementedError,
+        "sub",
+    ),
+    "constant minus map": (lambda: model(lambda m, x: 1 - m.c(x), c=conv(3, 4, 3)), NotImplementedError, "sub"),
+    "exponential": (lambda: model(lambda m, x: torch.exp(m.c(x)), c=conv(3, 4, 3)), NotImplementedError, "exp"),
+    "mean over channels": (
+        lambda: model(lambda m, x: m.c(x).mean(1, keepdim=True), c=conv(3, 4, 3)),
+        NotImplementedError,
+        "mean",
+    ),
+    "control flow": (
+        lambda: nn.Sequential(conv(3, 4, 3), Untraceable()).eval(),
+        ValueError,
+        r"test_peak_backprop\.py:\d+: if x\.sum\(\) > 0",
+    ),
+    "float16": (lambda: SmallCnn(["plain"], 0).half(), ValueError, "float16"),
+    "two outputs": (lambda: model(lambda m, x: (m.c(x), m.c(x)), c=conv(3, 4, 3)), NotImplementedError, "one tensor"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_has_no_rule_is_refused_before_any_forward_pass(kind):
+    build, error, message = REFUSED[kind]
+    module = build()
+    ran = []
+    for part in module.modules():
+        part.register_forward_pre_hook(
+            lambda part, args: (
+                ran.append(args)
+                if isinstance(args[0], torch.Tensor) and not isinstance(args[0], torch.fx.Proxy)
+                else None
+            )
+        )
+    with pytest.raises(error, match=message) as caught:
+        PeakBackprop(module)
+    assert not ran
+    assert "\n" not in str(caught.value)
+
+
+def test_outputs_that_are_no_maps_are_refused():
+    classifier = nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match="fully_convolutional"):
+        PeakBackprop(classifier).prepare(torch.rand(1, 3, 9, 9))
+    with pytest.raises(ValueError, match=r"\(N, channels, H, W\)"):
+        PeakBackprop(SmallCnn(["plain"], 0)).prepare(torch.rand(3, 9, 9))
+    with pytest.raises(ValueError, match="upsample"):
+        PeakBackprop(SmallCnn(["plain"], 0), upsample=0)
+
+
+def test_non_finite_maps_are_named():
+    images = torch.rand(3, 3, 9, 9)
+    images[1, 0, 4, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"image 1.*class 0"):
+        PeakBackprop(SmallCnn(["plain"], 0)).prepare(images)
+
+
+# ---- the operators
+
+
+def test_normalizer_is_a_proper_operator(device):
+    draw = torch.Generator().manual_seed(0)
+    U, W = torch.rand(2, 4, 7, 8, generator=draw).to(device), torch.rand(6, 2, 3, 3, generator=draw).to(device)
+    torch.library.opcheck(torch.ops.prm.walk_normalizer.default, (U, W, [2, 1], [1, 0], [1, 2], 2))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_walk_through_a_convolution_is_a_proper_operator(windows, device):
+    draw = torch.Generator().manual_seed(0)
+    U, W = torch.rand(2, 4, 21, 22, generator=draw).to(device), torch.rand(6, 2, 3, 3, generator=draw).to(device)
+    geometry = ([2, 1], [1, 0], [1, 2], 2)
+    inverse = torch.ops.prm.walk_normalizer(U, W, *geometry)
+    image, origin = torch.tensor([0, 1, 1], device=device), torch.zeros(3, 2, dtype=torch.int64)
+    size = inverse.shape[2:]
+    if windows:
+        origin, size = torch.tensor([[0, 0], [3, 2], [inverse.shape[2] - 2, inverse.shape[3] - 3]]), (2, 3)
+    P = torch.rand(3, 6, *size, generator=draw).to(device)
+    torch.library.opcheck(torch.ops.prm.walk_conv2d.default, (P, image, origin, inverse, U, W, *geometry))

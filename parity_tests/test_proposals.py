@@ -1,0 +1,275 @@
+"""Segment proposals: the built-in generator on drawn pictures, the authors' file format, and the cache."""
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage as ndi
+
+from prm import InputError
+from prm.accelerated.retrieval import Proposals
+from prm.eval.proposals import authors_json, cache, grouping
+from prm.eval.proposals.grouping import GroupingSettings, generate
+
+# The least work; for tests that are not about quality.
+QUICK = GroupingSettings(scales=(60.0,), similarities=((1, 1, 1, 1, 0),), levels=4, candidates=200)
+
+
+def discs(shape, centres, radii):
+    """One mask a disc, (n, H, W)."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return np.stack([(rows - r) ** 2 + (columns - c) ** 2 <= radius**2 for (r, c), radius in zip(centres, radii)])
+
+
+def best_overlaps(truth, proposals):
+    """For each true mask the best IoU of any proposal."""
+    return Proposals.from_masks(torch.from_numpy(truth)).ious(proposals).max(1).values.numpy()
+
+
+def cells():
+    """A dark picture with noise and 36 bright blobs, some of them touching."""
+    rng = np.random.default_rng(0)
+    centres = [(20 + 36 * i + 4 * (j % 2), 20 + 36 * j) for i in range(6) for j in range(6)]
+    truth = discs((220, 220), centres, rng.integers(7, 18, len(centres)))
+    light = 20 + sum(mask * brightness for mask, brightness in zip(truth, rng.integers(50, 150, len(truth))))
+    grey = ndi.gaussian_filter(light.astype(float), 1) + rng.normal(0, 3, light.shape)
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, 2), truth
+
+
+def coloured_things():
+    """Three things of two colours each on a striped ground: no single superpixel is a whole thing."""
+    truth = discs((150, 200), [(40, 45), (100, 120), (45, 155)], [25, 35, 18])
+    rows = np.mgrid[:150, :200][0]
+    picture = np.where(((rows // 6) % 2 == 0)[..., None], (90, 120, 90), (80, 110, 80))
+    for mask, top, bottom in zip(
+        truth, ((200, 60, 60), (70, 70, 200), (210, 200, 60)), ((150, 30, 30), (40, 40, 150), (160, 150, 30))
+    ):
+        centre = rows[mask].mean()
+        picture[mask & (rows < centre)], picture[mask & (rows >= centre)] = top, bottom
+    noise = np.random.default_rng(0).normal(0, 4, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8), truth
+
+
+# ---- generator
+
+
+def test_cells_are_found():
+    image, truth = cells()
+    overlaps = best_overlaps(truth, generate(image, 300))
+    assert (overlaps >= 0.5).mean() >= 0.95 and overlaps.mean() >= 0.8
+
+
+def test_things_of_several_parts_are_found_early():
+    image, truth = coloured_things()
+    assert (best_overlaps(truth, generate(image, 100)) >= 0.8).all()
+
+
+def test_generator_is_deterministic_and_a_smaller_limit_gives_the_beginning():
+    image, _ = coloured_things()
+    whole, again, few = generate(image, 300), generate(image, 300), generate(image, 40)
+    assert torch.equal(whole.starts, again.starts) and torch.equal(whole.offsets, again.offsets)
+    assert len(few) == 40
+    assert torch.equal(whole.select(range(40)).starts, few.starts)
+
+
+def test_no_mask_twice_and_none_empty():
+    proposals = generate(coloured_things()[0], 500)
+    masks = proposals.masks().flatten(1).numpy()
+    assert masks.any(1).all()
+    assert len(np.unique(masks, axis=0)) == len(masks)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["black", "white", "noise", "step"]))
+@settings(max_examples=25)
+def test_any_picture_will_do(height, width, kind):
+    image = np.zeros((height, width, 3), np.uint8)
+    if kind == "white":
+        image[:] = 255
+    elif kind == "noise":
+        image[:] = np.random.default_rng(0).integers(0, 256, image.shape)
+    elif kind == "step":
+        image[:, width // 2 :] = 200
+    proposals = generate(image, 50, QUICK)
+    assert (proposals.height, proposals.width) == (height, width)
+    assert 1 <= len(proposals) <= 50
+    assert (proposals.areas() > 0).all()
+
+
+def test_a_constant_picture_has_one_region():
+    proposals = generate(np.full((30, 50, 3), 128, np.uint8))
+    assert proposals.areas().tolist() == [1500]
+
+
+def test_large_pictures_are_worked_on_small():
+    image, truth = coloured_things()
+    large = np.ascontiguousarray(image.repeat(4, 0).repeat(4, 1))
+    proposals = generate(large, 100, GroupingSettings(max_side=200))
+    assert (proposals.height, proposals.width) == (600, 800)
+    assert (best_overlaps(truth.repeat(4, 1).repeat(4, 2), proposals) >= 0.75).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        [[1, 2, 3]],
+    ],
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(InputError, match="proposals"):
+        generate(image)
+    with pytest.raises(InputError, match="proposals"):
+        cache.proposals_for(image, None)
+
+
+def test_bad_limits_and_settings_are_refused():
+    with pytest.raises(InputError, match="limit 0"):
+        generate(np.zeros((4, 4, 3), np.uint8), 0)
+    with pytest.raises(InputError, match="settings"):
+        GroupingSettings(levels=0)
+
+
+def test_superpixels_of_two_halves():
+    feature = np.zeros((4, 6, 3), np.float32)
+    feature[:, 3:] = 50
+    ((labels, count),) = grouping._superpixels(feature, (10.0,), 2)
+    assert count == 2
+    assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+# ---- the authors' files
+
+
+def entry(pairs, shape=(3, 4)):
+    return {"data": base64.b64encode(np.array(pairs, "<u4").tobytes()).decode(), "shape": list(shape)}
+
+
+def test_authors_format_by_hand(tmp_path):
+    # Positions count from 1: the run (4, 2) of a picture 4 wide is the end of row 0 and the beginning of row 1.
+    path = tmp_path / "proposals.json"
+    path.write_text(json.dumps([entry([(4, 2), (12, 1)]), entry(np.zeros((0, 2)))]))
+    first, second = authors_json.read(path, (3, 4)).masks().tolist()
+    assert first == [[False, False, False, True], [True, False, False, False], [False, False, False, True]]
+    assert not any(map(any, second))
+
+
+def test_authors_format_there_and_back(tmp_path):
+    masks = np.random.default_rng(0).random((5, 6, 7)) < 0.4
+    masks[2] = False
+    authors_json.write(tmp_path / "p.json", Proposals.from_masks(torch.from_numpy(masks)))
+    assert (authors_json.read(tmp_path / "p.json").masks().numpy() == masks).all()
+    authors_json.write(tmp_path / "none.json", Proposals.empty(6, 7))
+    assert len(authors_json.read(tmp_path / "none.json", (6, 7))) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "no mask"),
+        ("[1]", "entry 0: must be an object"),
+        ('[{"data": "", "shape": [3]}]', "entry 0: shape"),
+        ('[{"data": "", "shape": [3, true]}]', "entry 0: shape"),
+        ('[{"data": "?", "shape": [3, 4]}]', "entry 0: data is not base64"),
+        ('[{"data": 7, "shape": [3, 4]}]', "entry 0: data is not base64"),
+        ('[{"data": "AAAA", "shape": [3, 4]}]', "entry 0: 3 bytes"),
+        (json.dumps([entry([(1, 1)]), entry([(1, 1)], (4, 3))]), "entry 1: mask of 4 x 3"),
+        (json.dumps([entry([(0, 2)])]), "entry 0: a run starts at 0"),
+        (json.dumps([entry([(1, 1)]), entry([(12, 2)])]), "entry 1: a run ends at position 13"),
+        (json.dumps([entry([(4294967295, 4294967295)])]), "entry 0: a run ends"),
+        (json.dumps([entry([(2, 0)])]), "entry 0: runs must not be empty"),
+        (json.dumps([entry([(5, 1), (1, 2)])]), "out of order"),
+        (json.dumps([entry([(1, 3), (3, 2)])]), "overlapping"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        authors_json.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_wrong_size_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        authors_json.read(tmp_path / "nothing.json")
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([entry([(1, 1)])]))
+    with pytest.raises(InputError, match="4 x 3 was expected"):
+        authors_json.read(path, (4, 3))
+
+
+@pytest.mark.skipif(
+    "PRM_TEST_DATA" not in os.environ, reason="needs the demo's files; set PRM_TEST_DATA to their folder"
+)
+def test_the_demo_files():
+    folder = Path(os.environ["PRM_TEST_DATA"]) / "voc_samples"
+    paths = sorted(folder.glob("*.json"))
+    assert len(paths) == 5
+    for path in paths:
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            proposals = authors_json.read(path, (picture.height, picture.width))
+        assert len(proposals) == 200
+        assert (proposals.areas() > 0).all()
+
+
+# ---- cache
+
+
+def same(a, b):
+    return (a.height, a.width) == (b.height, b.width) and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("starts", "ends", "offsets")
+    )
+
+
+def test_cache(tmp_path, monkeypatch):
+    image = coloured_things()[0]
+    folder = tmp_path / "new" / "cache"
+    expected = generate(image, 50, QUICK)
+    assert same(cache.proposals_for(image, None, 50, QUICK), expected)
+    assert not folder.exists()
+    assert same(cache.proposals_for(image, folder, 50, QUICK), expected)
+    (stored,) = folder.iterdir()
+
+    # Whatever would be wrong to hand out is made anew.
+    calls = []
+    monkeypatch.setattr(cache, "generate", lambda *a: calls.append(a) or generate(*a))
+    assert same(cache.proposals_for(image, folder, 50, QUICK), expected) and len(calls) == 0
+    whole = stored.read_bytes()
+    for damage in (b"", whole[: len(whole) // 2], b"no archive", whole[:200] + bytes(200) + whole[400:]):
+        stored.write_bytes(damage)
+        assert same(cache.proposals_for(image, folder, 50, QUICK), expected)
+        assert stored.read_bytes() == whole
+    assert len(calls) == 4 and list(folder.iterdir()) == [stored]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="proposal cache"):
+        cache.proposals_for(np.zeros((4, 4, 3), np.uint8), tmp_path / "file", 5, QUICK)
+
+
+def test_cache_tells_apart(tmp_path):
+    # The same bytes in another shape, other bytes, another limit, other settings.
+    image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    other = image.copy()
+    other[0, 0, 0] ^= 1
+    for picture in (image, image.reshape(6, 8, 3), other):
+        proposals = cache.proposals_for(picture, tmp_path, 10, QUICK)
+        assert (proposals.height, proposals.width) == picture.shape[:2]
+    cache.proposals_for(image, tmp_path, 5, QUICK)
+    cache.proposals_for(image, tmp_path, 10)
+    assert len(list(tmp_path.iterdir())) == 5
+    cache.proposals_for(np.asfortranarray(image), tmp_path, 10)
+    assert len(list(tmp_path.iterdir())) == 5
