@@ -7,9 +7,9 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,16 +32,14 @@ app.add_typer(bench_app, name="bench")
 console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False)
 
-Json = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
 Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]
 CheckpointOption = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option("--checkpoint", "-c", metavar="PATH",
                  help="Folder or .json written by `prm train`; default: the nuclei network that comes with prm."),
 ]  # fmt: skip
-Cache = Annotated[
-    Optional[Path], typer.Option(metavar="FOLDER", help="Keep generated proposals here, to be found again.")
-]
+Cache = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep generated proposals here, to be found again.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="PATH",
@@ -50,7 +48,7 @@ DataOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line: exit code 0 when the work was done, 2 on bad input with one line that says what and where."""
+    """Run the command line: exit code 0 when the work was done, 2 on bad input with one line of what and where."""
     try:
         app()
     except InputError as error:
@@ -103,28 +101,30 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoint, log and curve go.")],
     network: Annotated[str, typer.Option(help="smallnet, resnet18, resnet50 or vgg16.")] = "smallnet",
     network_options: Annotated[
-        str, typer.Option(metavar="JSON", help='The network\'s own options, like \'{"widths": [16, 32, 64]}\'.')
+        str, typer.Option(metavar="JSON", help="The network's own options, like '{\"widths\": [16, 32, 64]}'.")
     ] = "{}",
     weights: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(metavar="FILE|URL|imagenet", help="Start from torchvision's weights: a file, or downloaded."),
     ] = None,
     aggregation: Annotated[
         str, typer.Option(help="How response maps become scores: peak, average, max, lse or wildcat.")
     ] = "peak",
     aggregation_options: Annotated[
-        str, typer.Option(metavar="JSON", help='Options of the aggregation, like \'{"window": 5}\'.')
+        str, typer.Option(metavar="JSON", help="Options of the aggregation, like '{\"window\": 5}'.")
     ] = "{}",
     split: Annotated[str, typer.Option(help="Which part of the data set to train on; 'all' for everything.")] = "train",
-    val: Annotated[bool, typer.Option(help="Classification mAP on the data set's val split after every epoch.")] = False,
+    val: Annotated[
+        bool, typer.Option(help="Classification mAP on the data set's val split after every epoch.")
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 20,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     size: Annotated[int, typer.Option(min=8, help="Side of the training crop, pixels.")] = 448,
     tile: Annotated[
-        Optional[int], typer.Option(min=8, help="BBBC038 only: side of the labelled tiles; sets --size.")
+        int | None, typer.Option(min=8, help="BBBC038 only: side of the labelled tiles; sets --size.")
     ] = None,
-    tile_stride: Annotated[Optional[int], typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
-    tile_limit: Annotated[Optional[int], typer.Option(min=1, help="Draw this many tiles at random.")] = None,
+    tile_stride: Annotated[int | None, typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
+    tile_limit: Annotated[int | None, typer.Option(min=1, help="Draw this many tiles at random.")] = None,
     lr_features: Annotated[float, typer.Option(help="Learning rate of the features.")] = 0.01,
     lr_classifier: Annotated[float, typer.Option(help="Learning rate of the classifier.")] = 0.1,
     momentum: Annotated[float, typer.Option()] = 0.9,
@@ -133,8 +133,10 @@ def train(
     flip: Annotated[bool, typer.Option(help="Mirror left and right at random.")] = True,
     vertical_flip: Annotated[bool, typer.Option(help="Mirror up and down too, as suits microscopes.")] = False,
     jitter: Annotated[float, typer.Option(help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
-    contrast: Annotated[bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")] = False,
-    amp: Annotated[Optional[bool], typer.Option(help="Mixed precision; default: where the device has it.")] = None,
+    contrast: Annotated[
+        bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")
+    ] = False,
+    amp: Annotated[bool | None, typer.Option(help="Mixed precision; default: where the device has it.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
@@ -162,7 +164,10 @@ def train(
     if (out / "checkpoint.json").exists() and not resume:
         raise InputError(f"{out}: holds a checkpoint already; add --resume to go on with it, or name another folder")
     samples, class_names = _training_data(data, split, contrast, tile, tile_stride, tile_limit, seed)
-    options, pool_options = _json(network_options, "--network-options"), _json(aggregation_options, "--aggregation-options")
+    options, pool_options = (
+        _json(network_options, "--network-options"),
+        _json(aggregation_options, "--aggregation-options"),
+    )
     torch.manual_seed(seed)
     try:
         model = make_network(network, len(class_names), **options)
@@ -214,10 +219,14 @@ def _training_data(data, split, contrast, tile, stride, limit, seed):
     names = dataset.class_names
     if not isinstance(dataset, BBBC038):
         if tile is not None:
-            raise InputError("--tile is for BBBC038, whose whole pictures all hold nuclei; this data set has its own labels")
+            raise InputError(
+                "--tile is for BBBC038, whose whole pictures all hold nuclei; this data set has its own labels"
+            )
         return (Stretched(dataset) if contrast else dataset), names
     if tile is None:
-        raise InputError(f"{data}: every picture holds nuclei, so whole pictures teach nothing; add --tile, say --tile 48")
+        raise InputError(
+            f"{data}: every picture holds nuclei, so whole pictures teach nothing; add --tile, say --tile 48"
+        )
     return tile_arrays(Stretched(dataset) if contrast else dataset, tile, stride, seed, limit), names
 
 
@@ -252,7 +261,9 @@ def _validation(data, val, checkpoint, device):
     def watch(model) -> dict:
         samples = [dataset[i] for i in range(len(dataset))]
         scores = np.array([score(model, s) for s in samples])
-        labels, difficult = (np.array([np.isin(classes, getattr(s, k)) for s in samples]) for k in ("labels", "difficult"))
+        labels, difficult = (
+            np.array([np.isin(classes, getattr(s, k)) for s in samples]) for k in ("labels", "difficult")
+        )
         return {"mean_average_precision": float(classification_map(scores, labels, difficult).mean)}
 
     return watch
@@ -266,15 +277,15 @@ def _curve(rows: list[dict], out: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- segment
 
-ClassThreshold = Annotated[Optional[float], typer.Option(help="Least probability of a class.")]
-PeakThreshold = Annotated[Optional[float], typer.Option(help="Least response, as a share of the class's strongest peak.")]
-PeakMinimum = Annotated[Optional[float], typer.Option(help="Least response itself (the released code's 30).")]
-MaxPeaks = Annotated[Optional[int], typer.Option(min=1, help="Most peaks of a picture.")]
-Alpha = Annotated[Optional[float], typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
-BetaArea = Annotated[Optional[float], typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
-Bias = Annotated[Optional[float], typer.Option(help="Eq. 6: background is below bias x the mean response.")]
-InputSize = Annotated[Optional[int], typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
-Nms = Annotated[Optional[float], typer.Option(help="Mask IoU from which the weaker of two instances is dropped.")]
+ClassThreshold = Annotated[float | None, typer.Option(help="Least probability of a class.")]
+PeakThreshold = Annotated[float | None, typer.Option(help="Least response, as a share of the class's strongest peak.")]
+PeakMinimum = Annotated[float | None, typer.Option(help="Least response itself (the released code's 30).")]
+MaxPeaks = Annotated[int | None, typer.Option(min=1, help="Most peaks of a picture.")]
+Alpha = Annotated[float | None, typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
+BetaArea = Annotated[float | None, typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
+Bias = Annotated[float | None, typer.Option(help="Eq. 6: background is below bias x the mean response.")]
+InputSize = Annotated[int | None, typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
+Nms = Annotated[float | None, typer.Option(help="Mask IoU from which the weaker of two instances is dropped.")]
 
 
 @app.command()
@@ -283,9 +294,12 @@ def segment(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")] = Path("prm-out"),
     checkpoint: CheckpointOption = None,
     proposals: Annotated[
-        Optional[Path],
-        typer.Option(metavar="PATH", help="Proposals in the PRM authors' JSON format: a file for a single picture, or a "
-                     "folder with NAME.json for NAME.jpg. Default: generated here."),
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Proposals in the PRM authors' JSON format: a file for a single picture, or a "
+            "folder with NAME.json for NAME.jpg. Default: generated here.",
+        ),
     ] = None,
     limit: Limit = 1000,
     cache: Cache = None,
@@ -321,7 +335,12 @@ def segment(
             segmenter, class_names, files, out, proposals, limit, cache, _command(),
             lambda name: progress.update(task, advance=1, info=name),
         )  # fmt: skip
-    figures = {"pictures": len(files), "instances": found.instances, "failed": found.errors, "by_picture": found.seconds}
+    figures = {
+        "pictures": len(files),
+        "instances": found.instances,
+        "failed": found.errors,
+        "by_picture": found.seconds,
+    }
     _write_figures(json_file, figures, started)
     out_console.print(f"{found.instances} instances in {len(files) - len(found.errors)} pictures: {out / 'index.html'}")
     if found.errors:
@@ -362,7 +381,7 @@ app.add_typer(eval_app, name="eval")
 @eval_app.callback(invoke_without_command=True)
 def evaluate_command(
     context: typer.Context,
-    data: Annotated[Optional[Path], typer.Option("--data", metavar="PATH", help="A data set with masks.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="A data set with masks.")] = None,
     split: Annotated[str, typer.Option(help="Which part of it: train, val, or 'all'.")] = "val",
     checkpoint: CheckpointOption = None,
     baseline: Annotated[
@@ -402,7 +421,9 @@ def evaluate_command(
                                 lambda: progress.advance(task))}  # fmt: skip
         if baseline:
             rows |= _baseline(data, samples, every, progress)
-    _write_figures(json_file, {"data": data.name, "split": split, "settings": asdict(segmenter.settings), **rows}, started)
+    _write_figures(
+        json_file, {"data": data.name, "split": split, "settings": asdict(segmenter.settings), **rows}, started
+    )
     out_console.print(_figures_table(rows))
 
 
@@ -448,7 +469,7 @@ def _figures_table(rows: dict) -> Table:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Files that `prm eval --json` wrote.")],
 ) -> None:
-    """One table from the JSON files of several runs: mean and spread (standard deviation) over the seeds of each kind."""
+    """One table from the JSON files of several runs: mean and standard deviation over the seeds of each kind."""
     from .tables import comparison
 
     print(comparison(runs))
@@ -498,10 +519,14 @@ def tune(
 
 @bench_app.command("segment")
 def bench_segment(
-    network: Annotated[str, typer.Option(help="resnet50, resnet18, vgg16 or smallnet, with random weights.")] = "resnet50",
+    network: Annotated[
+        str, typer.Option(help="resnet50, resnet18, vgg16 or smallnet, with random weights.")
+    ] = "resnet50",
     size: Annotated[int, typer.Option(min=32, help="Side of the picture, pixels.")] = 448,
-    peaks: Annotated[list[int], typer.Option(min=1, help="Numbers of peaks; repeat the option for several.")] = [10, 30],  # noqa: B006
-    image: Annotated[Optional[Path], typer.Option(help="A picture, scaled to size x size; default: noise.")] = None,
+    peaks: Annotated[
+        list[int] | None, typer.Option(min=1, help="How many; repeat the option for several. Default: 10 and 30.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture, scaled to size x size; default: noise.")] = None,
     limit: Limit = 200,
     repeat: Annotated[int, typer.Option(min=1)] = 3,
     json_file: Json = None,
@@ -510,13 +535,15 @@ def bench_segment(
     from .bench import bench_segment as run
 
     started = time.perf_counter()
-    rows = run(network, size, peaks, image, limit, repeat)
+    rows = run(network, size, peaks or [10, 30], image, limit, repeat)
     _write_figures(json_file, {"network": network, "size": size, "rows": rows}, started)
     stages = list(rows[0]["seconds"])
     table = Table("peaks", *stages, "total s", "peak memory MB")
     for row in rows:
         seconds = row["seconds"].values()
-        table.add_row(str(row["peaks"]), *(f"{s:.3f}" for s in seconds), f"{sum(seconds):.2f}", str(row["peak_memory_mb"]))
+        table.add_row(
+            str(row["peaks"]), *(f"{s:.3f}" for s in seconds), f"{sum(seconds):.2f}", str(row["peak_memory_mb"])
+        )
     out_console.print(table)
 
 
@@ -562,8 +589,6 @@ class _Progress(Progress):
     def add_task(self, description, **options):
         return super().add_task(description, **({"info": ""} | options))
 
-
-__all__ = ["app", "fields", "main"]
 
 if __name__ == "__main__":
     main()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from prm import InputError
 from prm.accelerated import Proposals, Segmenter
@@ -74,10 +75,6 @@ def segment_files(
 
 def _without_maps(answer):
     """The answer without its Peak Response Maps, which instances.json does not hold and which are large."""
-    from dataclasses import replace
-
-    import torch
-
     empty = torch.zeros(0, 0)
     return replace(answer, maps=empty, instances=[replace(i, prm=empty) for i in answer.instances])
 
@@ -89,7 +86,9 @@ def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Pa
     if not proposals.exists():
         raise InputError(f"{proposals}: no such file or folder of proposals")
     if not proposals.is_dir() and len(files) > 1:
-        raise InputError(f"{proposals}: one file of proposals, but {len(files)} pictures; give a folder with NAME.json each")
+        raise InputError(
+            f"{proposals}: one file of proposals, but {len(files)} pictures; give a folder with NAME.json each"
+        )
 
     def read(file: Path, image: np.ndarray) -> Proposals:
         path = proposals / f"{file.stem}.json" if proposals.is_dir() else proposals

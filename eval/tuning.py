@@ -16,7 +16,7 @@ import torch
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.retrieval import background, best, nms, prepare, score, terms
 
-from .metrics import image_ious, mean_average_precision
+from .metrics import mean_average_precision
 from .metrics.instances import ImageRecord
 
 GRID = {
@@ -76,11 +76,7 @@ def _cache(segmenter: Segmenter, settings: SegmentationSettings, sample, propose
     ready = prepare(proposals, size, settings.contour, settings.min_area, settings.max_area)
     classes, of = peaks[:, 0].unique(return_inverse=True)
     sums = {b: terms(prms, ready, background(run.maps[0], classes, size, b), of) for b in biases}
-    # Dense masks a few at a time: a thousand of them at once are gigabytes on a large picture.
-    step = max(1, 2**26 // sample.image[..., 0].size)
-    parts = torch.arange(len(proposals)).split(step)
-    parts = [image_ious(proposals.masks(part).numpy(), sample.masks) for part in parts]
-    ious = np.concatenate([np.zeros((0, len(sample.masks))), *parts])
+    ious = proposals.ious(Proposals.from_masks(torch.from_numpy(sample.masks))).double().numpy()
     return _Cached(peaks, share, sums, ready.allowed, proposals, size[0] * size[1], ious, sample.mask_labels)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from prm import InputError
 
 from . import bbbc038, folder, synthetic
-from .base import Sample, existing
+from .base import Sample, Stretched, existing
 from .bbbc038 import BBBC038, Tiles, tile_arrays
 from .folder import FolderDataset
 from .synthetic import SyntheticDataset, draw_scene, make_synthetic
@@ -19,6 +19,7 @@ __all__ = [
     "BBBC038",
     "FolderDataset",
     "Sample",
+    "Stretched",
     "SyntheticDataset",
     "Tiles",
     "draw_scene",

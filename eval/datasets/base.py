@@ -1,7 +1,7 @@
 """What every dataset here hands out: `Sample`, and the few helpers that two loaders share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +46,25 @@ class Sample:
     def mask_labels(self) -> np.ndarray | None:
         """(K,) int64 class indices of `masks`; None where the dataset has no masks."""
         return None if self._instances is None else self._instances[1]
+
+
+class Stretched:
+    """A dataset whose pictures have their contrast stretched, each as a whole, as the segmenter does it."""
+
+    def __init__(self, dataset):
+        self.dataset, self.class_names = dataset, dataset.class_names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        from prm.accelerated.inputs import stretch_contrast
+
+        sample = self.dataset[index]
+        return replace(sample, read=lambda: stretch_contrast(sample.read()))
+
+    def __getattr__(self, name: str):
+        return getattr(self.dataset, name)
 
 
 def read_picture(source, name: str | None = None) -> np.ndarray:
