@@ -470,6 +470,25 @@ def best(scores: Tensor, allowed: Tensor) -> Tensor:
 # ---- Algorithm 1: non-maximum suppression
 
 
+def suppression(
+    overlap: Tensor, scores: Tensor, labels: Tensor, peaks: Tensor, per_class: bool = False
+) -> dict[int, list[int]]:
+    """Which of n instances are kept, in the order of keeping, and which each of them suppresses; see `nms`.
+
+    overlap: (n, n) bool, whether two masks overlap too much.
+    """
+    overlaps, value, label, keys = (t.tolist() for t in (overlap, scores, labels, peaks))
+    suppressed: dict[int, list[int]] = {}
+    for i in sorted(range(len(value)), key=lambda i: (-value[i], label[i], keys[i])):
+        rivals = (k for k in suppressed if overlaps[i][k] and (label[i] == label[k] or not per_class))
+        winner = next(rivals, None)
+        if winner is None:
+            suppressed[i] = []
+        else:
+            suppressed[winner].append(i)
+    return suppressed
+
+
 def nms(
     masks: Proposals,
     scores: Tensor,
@@ -493,18 +512,7 @@ def nms(
     for name, array in (("scores", scores), ("labels", labels), ("peaks", peaks), ("prms", prms)):
         if len(array) != count:
             raise InputError(f"nms: {count} masks but {len(array)} {name}")
-    overlap = (masks.ious() >= iou).tolist()
-    label, keys = labels.tolist(), peaks.tolist()
-    value = scores.tolist()
-    order = sorted(range(count), key=lambda i: (-value[i], label[i], keys[i]))
-    suppressed: dict[int, list[int]] = {}
-    for i in order:
-        rivals = (k for k in suppressed if overlap[i][k] and (label[i] == label[k] or not per_class))
-        winner = next(rivals, None)
-        if winner is None:
-            suppressed[i] = []
-        else:
-            suppressed[winner].append(i)
+    suppressed = suppression(masks.ious() >= iou, scores, labels, peaks, per_class)
     kept = torch.tensor(list(suppressed), dtype=torch.int64, device=prms.device)
     merged = prms[kept]
     for row, losers in enumerate(suppressed.values()):

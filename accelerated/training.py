@@ -185,6 +185,7 @@ def train(
         rows.append(row)
         checkpoint.epoch, checkpoint.state = epoch + 1, model.state_dict()
         checkpoint.momentum = _momentum(optimizer, model)
+        checkpoint.figures = {"loss": loss, "training_seconds": round(sum(r["seconds"] for r in rows), 1)}
         atomic_write(out / "log.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
         save_checkpoint(checkpoint, page)
     return rows

@@ -325,26 +325,30 @@ def segment(
     from .segment import segment_files
 
     started = time.perf_counter()
-    overrides = _given(class_threshold=class_threshold, peak_threshold=peak_threshold, peak_minimum=peak_minimum,
-                       max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, size=size)  # fmt: skip
-    segmenter, class_names = _segmenter(checkpoint, device, **overrides)
+    overrides = _given(
+        class_threshold=class_threshold, peak_threshold=peak_threshold, peak_minimum=peak_minimum,
+        max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, size=size,
+    )  # fmt: skip
+    segmenter, found = _segmenter(checkpoint, device, **overrides)
     files = find_images(images)
     with _progress() as progress:
         task = progress.add_task("segmenting", total=len(files), info="")
-        found = segment_files(
-            segmenter, class_names, files, out, proposals, limit, cache, _command(),
+        answers = segment_files(
+            segmenter, found.class_names, files, out, proposals, limit, cache, _command(),
             lambda name: progress.update(task, advance=1, info=name),
         )  # fmt: skip
     figures = {
         "pictures": len(files),
-        "instances": found.instances,
-        "failed": found.errors,
-        "by_picture": found.seconds,
+        "instances": answers.instances,
+        "failed": answers.errors,
+        "by_picture": answers.seconds,
     }
     _write_figures(json_file, figures, started)
-    out_console.print(f"{found.instances} instances in {len(files) - len(found.errors)} pictures: {out / 'index.html'}")
-    if found.errors:
-        for line in found.errors.values():
+    out_console.print(
+        f"{answers.instances} instances in {len(files) - len(answers.errors)} pictures: {out / 'index.html'}"
+    )
+    if answers.errors:
+        for line in answers.errors.values():
             print(f"prm: error: {line}", file=sys.stderr)
         raise typer.Exit(2)
 
@@ -358,7 +362,7 @@ def _segmenter(path: Path | None, device: str, **overrides):
     from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
 
     checkpoint = load_checkpoint(path or SHIPPED)
-    return Segmenter.from_checkpoint(checkpoint, _device(device), **overrides), checkpoint.class_names
+    return Segmenter.from_checkpoint(checkpoint, _device(device), **overrides), checkpoint
 
 
 def _device(name: str) -> str:
@@ -412,7 +416,8 @@ def evaluate_command(
     started = time.perf_counter()
     overrides = _given(class_threshold=class_threshold, peak_threshold=peak_threshold, max_peaks=max_peaks, alpha=alpha,
                        beta_area=beta_area, bias=bias, size=size)  # fmt: skip
-    segmenter, class_names = _segmenter(checkpoint, device, **overrides)
+    segmenter, trained = _segmenter(checkpoint, device, **overrides)
+    class_names = trained.class_names
     dataset = open_dataset(data, split=None if split == "all" else split, class_names=class_names)
     samples = _Every(dataset, every)
     with _progress() as progress:
@@ -421,9 +426,15 @@ def evaluate_command(
                                 lambda: progress.advance(task))}  # fmt: skip
         if baseline:
             rows |= _baseline(data, samples, every, progress)
-    _write_figures(
-        json_file, {"data": data.name, "split": split, "settings": asdict(segmenter.settings), **rows}, started
-    )
+    made = {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")}
+    figures = {
+        "data": data.name,
+        "split": split,
+        "settings": asdict(segmenter.settings),
+        "checkpoint": made,
+        "rows": rows,
+    }
+    _write_figures(json_file, figures, started)
     out_console.print(_figures_table(rows))
 
 
@@ -490,7 +501,7 @@ def tune(
     """Choose alpha, beta, bias of Eq. 6 and the peak threshold: the best mAP^r at IoU 0.5 of a full search, on pictures
     with masks. Judge the result on other pictures than these.
     """  # fmt: skip
-    from prm.accelerated.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+    from prm.accelerated.checkpoint import SHIPPED, save_checkpoint
 
     from .datasets import open_dataset
     from .proposals import proposals_for
@@ -498,8 +509,8 @@ def tune(
     from .tuning import tune as search
 
     started = time.perf_counter()
-    segmenter, class_names = _segmenter(checkpoint, device)
-    samples = _Every(open_dataset(data, split=None if split == "all" else split, class_names=class_names), every)
+    segmenter, found = _segmenter(checkpoint, device)
+    samples = _Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
     with _progress() as progress:
         task = progress.add_task("caching the sums of Eq. 6", total=len(samples))
         chosen, rows = search(segmenter, samples, lambda image: proposals_for(image, cache, limit),
@@ -509,7 +520,6 @@ def tune(
     _write_figures(json_file, {"pictures": len(samples), "chosen": setting, "mAP^r_0.5": best, "tried": rows}, started)
     if write:
         page = checkpoint / "checkpoint.json" if checkpoint and checkpoint.is_dir() else checkpoint or SHIPPED
-        found = load_checkpoint(page)
         save_checkpoint(replace(found, segmentation=found.segmentation | setting), page)
     out_console.print(f"mAP^r at 0.5 on {len(samples)} pictures: {100 * best:.1f} with {setting}")
 
@@ -571,7 +581,8 @@ def _write_figures(path: Path | None, figures: dict, started: float) -> None:
     import torch
 
     page = {
-        "command": _command(), "prm": prm.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "command": _command(), "version": prm.__version__, "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 2), **figures,
     }  # fmt: skip
     atomic_write(path, (json.dumps(page, indent=1) + "\n").encode())

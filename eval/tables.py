@@ -18,14 +18,14 @@ COLUMNS = {
 def comparison(files: Sequence[Path]) -> str:
     """A Markdown table, in percent, with a row for each `kind` of run: mean and standard deviation over its runs.
 
-    files: JSON written by `prm eval --json`, each with a "prm" block of figures and a "kind", which the file's name up
-    to the last "-" stands in for: average-0.json, average-1.json, ... are three runs of "average".
+    files: JSON written by `prm eval --json`. A file's name up to its last "-" says its kind: average-0.json and
+    average-1.json are two runs of "average".
     Raises InputError for a file that is no such run.
     """
     kinds: dict[str, list[dict]] = {}
     for file in files:
         try:
-            figures = json.loads(Path(file).read_text())["evaluation"]
+            figures = json.loads(Path(file).read_text())["rows"]["prm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: not the figures of a run ({type(error).__name__})") from error
         kinds.setdefault(Path(file).stem.rpartition("-")[0], []).append(figures)

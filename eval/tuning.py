@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.retrieval import background, best, nms, prepare, score, terms
+from prm.accelerated.retrieval import background, best, prepare, score, suppression, terms
 
 from .metrics import mean_average_precision
 from .metrics.instances import ImageRecord
@@ -58,11 +58,13 @@ def tune(
     for sample in samples:
         cached.append(_cache(segmenter, loose, sample, propose, grid["bias"]))
         tick()
-    rows = []
-    for values in itertools.product(*grid.values()):
-        setting = dict(zip(grid, values))
-        records = [_record(picture, replace(segmenter.settings, **setting)) for picture in cached]
-        rows.append({**setting, "mAP^r": float(mean_average_precision(records, (threshold,)).mean[0])})
+    settings = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    # Picture by picture: one matrix of overlaps then serves all settings.
+    records = [_records(picture, [replace(segmenter.settings, **s) for s in settings]) for picture in cached]
+    rows = [
+        {**setting, "mAP^r": float(mean_average_precision([r[k] for r in records], (threshold,)).mean[0])}
+        for k, setting in enumerate(settings)
+    ]
     winner = max(rows, key=lambda row: row["mAP^r"])
     return replace(segmenter.settings, **{name: winner[name] for name in grid}), rows
 
@@ -80,17 +82,20 @@ def _cache(segmenter: Segmenter, settings: SegmentationSettings, sample, propose
     return _Cached(peaks, share, sums, ready.allowed, proposals, size[0] * size[1], ious, sample.mask_labels)
 
 
-def _record(picture: _Cached, s: SegmentationSettings) -> ImageRecord:
-    """The metrics' record of one picture under one setting: Algorithm 1 from its cached sums."""
-    passes = picture.share >= s.peak_threshold
-    none = ImageRecord(picture.ious[:0], np.zeros(0, np.int64), np.zeros(0), picture.true_labels)
-    if not passes.any() or not picture.allowed.any():
-        return none
-    values = score(picture.sums[s.bias][passes], s.alpha, s.beta_area / picture.area)
-    choice = best(values, picture.allowed)
-    value, peaks = values.gather(1, choice[:, None])[:, 0], picture.peaks[passes]
-    no_maps = torch.zeros(len(choice), 1, 1)
-    kept, _ = nms(picture.proposals.select(choice), value, peaks[:, 0], peaks[:, 1:], no_maps, s.nms, s.nms_per_class)
-    return ImageRecord(
-        picture.ious[choice[kept].numpy()], peaks[kept, 0].numpy(), value[kept].numpy(), picture.true_labels
-    )
+def _records(picture: _Cached, settings: Sequence[SegmentationSettings]) -> list[ImageRecord]:
+    """The metrics' record of one picture under each setting: Algorithm 1 from its cached sums."""
+    if not len(picture.peaks) or not picture.allowed.any():
+        none = ImageRecord(picture.ious[:0], np.zeros(0, np.int64), np.zeros(0), picture.true_labels)
+        return [none] * len(settings)
+    scores = [score(picture.sums[s.bias], s.alpha, s.beta_area / picture.area) for s in settings]
+    choices = torch.stack([best(values, picture.allowed) for values in scores])
+    chosen, index = choices.unique(return_inverse=True)
+    overlaps = picture.proposals.select(chosen).ious()
+    records = []
+    for s, values, choice, at in zip(settings, scores, choices, index):
+        passes = (picture.share >= s.peak_threshold).nonzero()[:, 0]
+        value, peaks, at = values[passes, choice[passes]], picture.peaks[passes], at[passes]
+        kept = list(suppression(overlaps[at][:, at] >= s.nms, value, peaks[:, 0], peaks[:, 1:], s.nms_per_class))
+        ious, labels = picture.ious[choice[passes][kept].numpy()], peaks[kept, 0].numpy()
+        records.append(ImageRecord(ious, labels, value[kept].numpy(), picture.true_labels))
+    return records
