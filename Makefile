@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint clean
 
-# Installing happens again only when what is installed changes, so both targets work offline afterwards.
+# Installing happens again only when what is installed changes, so both targets work offline afterwards. The build tools
+# come first and serve the installation itself: an isolated build would fetch its own.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
+	$(PIP) "setuptools>=77" wheel
+	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
 test: $(INSTALLED) lint
@@ -19,8 +21,14 @@ test: $(INSTALLED) lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 
+# From image-level labels to masks in a few minutes: draw scenes, train on their labels, judge on masks, look.
 demo: $(INSTALLED)
-	$(BIN)/python -m prm.eval.demo demo
+	$(BIN)/prm data make-synthetic demo/scenes --train 600 --val 60
+	$(BIN)/prm train --data demo/scenes --out demo/network --resume --size 128 --epochs 20 --jitter 1.1 \
+	    --network-options '{"widths": [16, 32, 64, 96], "pools": 3}' --lr-features 0.05 --lr-classifier 0.05
+	$(BIN)/prm eval --data demo/scenes -c demo/network --cache demo/proposals --json demo/figures.json
+	$(BIN)/prm segment demo/scenes/val -c demo/network --cache demo/proposals -o demo/gallery
+	@echo "Look at demo/gallery/index.html"
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

@@ -108,13 +108,27 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         tensors = {kind: _verified(path.parent / f["name"], f["sha256"]) for kind, f in files.items()}
         found = Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
-        found.network["name"], found.input["mean"], found.input["std"], list(found.class_names)
-        aggregation(found.aggregation["name"], **found.aggregation.get("options", {}))
+        _check(found)
         return found
     except InputError:
         raise
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: the checkpoint is incomplete ({reason(error)})") from error
+
+
+def _check(found: Checkpoint) -> None:
+    """Raise TypeError, KeyError or ValueError where a field cannot be what it should."""
+    wanted = {dict: ("network", "input", "aggregation", "training", "segmentation", "figures"), list: ("class_names",),
+              int: ("epoch",)}  # fmt: skip
+    for kind, names in wanted.items():
+        for name in names:
+            if not isinstance(getattr(found, name), kind):
+                raise TypeError(f"{name} is {getattr(found, name)!r}")
+    for name in ("mean", "std"):
+        if len([float(value) for value in found.input[name]]) != 3:
+            raise ValueError(f"input {name} must be three numbers")
+    found.network["name"]
+    aggregation(found.aggregation["name"], **found.aggregation.get("options", {}))
 
 
 def _verified(path: Path, sha256: str) -> dict[str, Tensor]:

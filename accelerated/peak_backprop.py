@@ -10,6 +10,7 @@ batch go down in one pass and share U_hat and Z, which are computed once per ima
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class PeakResponseMaps:
 class PreparedWalk:
     """One forward pass of a batch and what the walk back needs of it; `maps` (N, C, h, w) are its response maps."""
 
-    def __init__(self, plan: Walk, images: Tensor, upsample: int, max_memory: int):
+    def __init__(self, plan: Walk, images: Tensor, upsample: int, max_memory: int, numbers: Sequence[int] | None):
         self._plan, self._upsample, self._max_memory = plan, upsample, max_memory
         self._chunk = 1
         self.image_shape = tuple(images.shape)
@@ -52,7 +53,7 @@ class PreparedWalk:
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
                 "fully_convolutional(model) removes global pooling and turns linear layers into 1x1 convolutions"
             )
-        check_finite(self.maps)
+        check_finite(self.maps, numbers)
 
     @torch.no_grad()
     def prms(self, peaks: Tensor) -> PeakResponseMaps:
@@ -147,11 +148,14 @@ class PeakBackprop:
         self._plan = walk_plan(model, signed)
 
     @torch.no_grad()
-    def prepare(self, images: Tensor) -> PreparedWalk:
-        """One forward pass of images (N, channels, H, W): `.maps` are class response maps, `.prms(peaks)` walks."""
+    def prepare(self, images: Tensor, numbers: Sequence[int] | None = None) -> PreparedWalk:
+        """One forward pass of images (N, channels, H, W): `.maps` are class response maps, `.prms(peaks)` walks.
+
+        `numbers` are the images' names in the ValueError about a non-finite map; None counts from 0.
+        """
         if images.dim() != 4 or not images.is_floating_point():
             raise ValueError(f"images must be a floating (N, channels, H, W), not {images.dtype} {tuple(images.shape)}")
-        return PreparedWalk(self._plan, images, self.upsample, self.max_memory)
+        return PreparedWalk(self._plan, images, self.upsample, self.max_memory, numbers)
 
     def __call__(self, images: Tensor, peaks: Tensor) -> Tensor:
         """Peak Response Maps (K, H, W) of peaks (K, 4) in images (N, channels, H, W)."""

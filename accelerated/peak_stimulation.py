@@ -7,6 +7,8 @@ that a training step never waits for the device; only the public function cuts t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -177,11 +179,15 @@ def _check_maps(M: Tensor) -> None:
         raise ValueError(f"class response maps must be a floating (N, C, H, W), not {M.dtype} {tuple(M.shape)}")
 
 
-def check_finite(M: Tensor) -> None:
-    """Raise a ValueError that names image and class of the first non-finite map of (N, C, H, W)."""
+def check_finite(M: Tensor, images: Sequence[int] | None = None) -> None:
+    """Raise a ValueError that names image and class of the first non-finite map of (N, C, H, W).
+
+    `images`: the caller's numbers of the N images; None counts them from 0.
+    """
     bad = (~M.isfinite()).flatten(2).any(dim=2).nonzero()
     if len(bad):
-        raise ValueError(f"non-finite class response map: image {int(bad[0, 0])}, class {int(bad[0, 1])}")
+        n, c = bad[0].tolist()
+        raise ValueError(f"non-finite class response map: image {n if images is None else images[n]}, class {c}")
 
 
 def peak_stimulation(

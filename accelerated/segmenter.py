@@ -168,15 +168,17 @@ class Segmenter:
         answers: dict[int, Segmentation] = {}
         for size, members in groups.items():
             started = time.perf_counter()
-            run = self.prepare([images[i] for i in members], size)
+            run = self.prepare([images[i] for i in members], size, members)
             forward = (time.perf_counter() - started) / len(members)
             for n, i in enumerate(members):
                 answers[i] = self._segment(run, n, images[i].shape[:2], proposals[i], {"forward": forward})
         return [answers[i] for i in range(len(images))]
 
-    def prepare(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> PreparedWalk:
-        """One forward pass of pictures (H, W, 3) uint8 as network inputs of `size`."""
-        return self.walk.prepare(torch.cat([self._input(image, size) for image in images]).to(self.device))
+    def prepare(
+        self, images: Sequence[np.ndarray], size: tuple[int, int], numbers: Sequence[int] | None = None
+    ) -> PreparedWalk:
+        """One forward pass of pictures (H, W, 3) uint8 as network inputs of `size`; `numbers` name them in errors."""
+        return self.walk.prepare(torch.cat([self._input(image, size) for image in images]).to(self.device), numbers)
 
     def _input(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
         tensor = to_input(image, self.mean, self.std, self.contrast)[None]

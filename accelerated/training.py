@@ -164,7 +164,7 @@ def train(
     checkpoint.training = {**checkpoint.training, **asdict(settings), "samples": len(samples)}
     if resume and page.is_file():
         checkpoint = _resumed(page, checkpoint)
-        rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()][: checkpoint.epoch]
+        rows = _logged(out / "log.jsonl")[: checkpoint.epoch]
     model = checkpoint.model().to(device)
     pool = aggregation(checkpoint.aggregation["name"], **checkpoint.aggregation.get("options", {})).to(device)
     optimizer = torch.optim.SGD(
@@ -260,6 +260,13 @@ def _resumed(page: Path, wanted: Checkpoint) -> Checkpoint:
         if json.loads(json.dumps(ours)) != theirs:
             raise InputError(f"{page}: cannot resume, {name} was {theirs} and is now {ours}; use another output folder")
     return found
+
+
+def _logged(path: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the log to go on with cannot be read; name another output folder") from error
 
 
 def _momentum(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, Tensor]:

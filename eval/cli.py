@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -125,14 +126,14 @@ def train(
     ] = None,
     tile_stride: Annotated[int | None, typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
     tile_limit: Annotated[int | None, typer.Option(min=1, help="Draw this many tiles at random.")] = None,
-    lr_features: Annotated[float, typer.Option(help="Learning rate of the features.")] = 0.01,
-    lr_classifier: Annotated[float, typer.Option(help="Learning rate of the classifier.")] = 0.1,
-    momentum: Annotated[float, typer.Option()] = 0.9,
-    weight_decay: Annotated[float, typer.Option()] = 1e-4,
+    lr_features: Annotated[float, typer.Option(min=0, help="Learning rate of the features.")] = 0.01,
+    lr_classifier: Annotated[float, typer.Option(min=0, help="Learning rate of the classifier.")] = 0.1,
+    momentum: Annotated[float, typer.Option(min=0)] = 0.9,
+    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
     schedule: Annotated[str, typer.Option(help="cosine or step.")] = "cosine",
     flip: Annotated[bool, typer.Option(help="Mirror left and right at random.")] = True,
     vertical_flip: Annotated[bool, typer.Option(help="Mirror up and down too, as suits microscopes.")] = False,
-    jitter: Annotated[float, typer.Option(help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
+    jitter: Annotated[float, typer.Option(min=1, help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
     contrast: Annotated[
         bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")
     ] = False,
@@ -156,6 +157,9 @@ def train(
     from prm.accelerated.training import train as run_training
 
     started = time.perf_counter()
+    _check_finite(lr_features=lr_features, lr_classifier=lr_classifier, momentum=momentum, weight_decay=weight_decay,
+                  jitter=jitter)  # fmt: skip
+    device = _device(device)
     settings = TrainingSettings(
         epochs=epochs, batch_size=batch_size, size=tile or size, lr_features=lr_features, lr_classifier=lr_classifier,
         momentum=momentum, weight_decay=weight_decay, schedule=schedule, flip=flip, vertical_flip=vertical_flip,
@@ -171,9 +175,15 @@ def train(
     torch.manual_seed(seed)
     try:
         model = make_network(network, len(class_names), **options)
-        make_aggregation(aggregation, **pool_options)
-    except (TypeError, ValueError) as error:
-        raise InputError(str(error)) from error
+        pool = make_aggregation(aggregation, **pool_options)
+        # A trial finds what the constructors let pass, such as strides that leave nothing of a crop of this size.
+        with torch.no_grad():
+            pool(model.eval()(torch.zeros(1, 3, settings.size, settings.size)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--network {network} or --aggregation {aggregation} does not work with these options and crops of "
+            f"{settings.size} pixels ({reason(error)})"
+        ) from error
     if weights is not None:
         _load_weights(model, network, weights)
     natural = weights is not None or network != "smallnet"
@@ -190,6 +200,7 @@ def train(
         segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3)},
     )  # fmt: skip
     watched = _validation(data, val, checkpoint, device) if val else None
+    _make_folder(out)
     with _progress() as progress:
         task = progress.add_task("training", total=None)
 
@@ -277,15 +288,19 @@ def _curve(rows: list[dict], out: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- segment
 
-ClassThreshold = Annotated[float | None, typer.Option(help="Least probability of a class.")]
-PeakThreshold = Annotated[float | None, typer.Option(help="Least response, as a share of the class's strongest peak.")]
+ClassThreshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least probability of a class.")]
+PeakThreshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least response, as a share of the class's strongest peak.")
+]
 PeakMinimum = Annotated[float | None, typer.Option(help="Least response itself (the released code's 30).")]
 MaxPeaks = Annotated[int | None, typer.Option(min=1, help="Most peaks of a picture.")]
 Alpha = Annotated[float | None, typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
 BetaArea = Annotated[float | None, typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
 Bias = Annotated[float | None, typer.Option(help="Eq. 6: background is below bias x the mean response.")]
 InputSize = Annotated[int | None, typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
-Nms = Annotated[float | None, typer.Option(help="Mask IoU from which the weaker of two instances is dropped.")]
+Nms = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Mask IoU from which the weaker of two instances is dropped.")
+]
 
 
 @app.command()
@@ -331,6 +346,7 @@ def segment(
     )  # fmt: skip
     segmenter, found = _segmenter(checkpoint, device, **overrides)
     files = find_images(images)
+    _make_folder(out)
     with _progress() as progress:
         task = progress.add_task("segmenting", total=len(files), info="")
         answers = segment_files(
@@ -354,6 +370,7 @@ def segment(
 
 
 def _given(**options) -> dict:
+    _check_finite(**options)
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -361,18 +378,41 @@ def _segmenter(path: Path | None, device: str, **overrides):
     from prm.accelerated import Segmenter
     from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
 
-    checkpoint = load_checkpoint(path or SHIPPED)
-    return Segmenter.from_checkpoint(checkpoint, _device(device), **overrides), checkpoint
+    checkpoint, device = load_checkpoint(path or SHIPPED), _device(device)
+    try:
+        return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
+    except (InputError, ValueError) as error:
+        raise InputError(f"{path or SHIPPED}: {error}") from error
 
 
 def _device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # read back: "meta" makes tensors, but computes nothing
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise InputError(f"device {name!r} cannot be used here ({reason(error).splitlines()[0][:100]})") from error
+        why = reason(error)[:100]
+        raise InputError(f"device {name!r} cannot be used here ({why}); use --device cpu") from error
     return name
+
+
+def _check_finite(**options: float | None) -> None:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} is {value}; give a number")
+
+
+def _make_folder(path: Path) -> None:
+    """Before the work and not after it: an output that cannot be written must not cost an hour."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made the output folder ({reason(error)}); name another place") from error
+
+
+def _check_masks(samples, data: Path, purpose: str) -> None:
+    if samples[0].masks is None:
+        raise InputError(f"{data}: has no instance masks (instances.json), without which there is no {purpose}")
 
 
 # -------------------------------------------------------------------------------------------------------------- eval
@@ -458,6 +498,7 @@ def _baseline(data: Path, samples, every: int, progress) -> dict:
     training = _Every(open_dataset(data, split="train"), every)
     if len(training.dataset.class_names) != 1:
         raise InputError("--baseline is for data sets of one class: a watershed tells no classes apart")
+    _check_masks(training, data, "baseline")
     task = progress.add_task("tuning the watershed", total=len(WATERSHED_GRID))
     # Read once: the grid goes over them many times.
     tuned, on_training = tune_watershed([training[i] for i in range(len(training))], lambda: progress.advance(task))
@@ -511,6 +552,7 @@ def tune(
     started = time.perf_counter()
     segmenter, found = _segmenter(checkpoint, device)
     samples = _Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
+    _check_masks(samples, data, "tuning")
     with _progress() as progress:
         task = progress.add_task("caching the sums of Eq. 6", total=len(samples))
         chosen, rows = search(segmenter, samples, lambda image: proposals_for(image, cache, limit),

@@ -105,7 +105,8 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
     if not instances:
         masks = Image.fromarray(small // 3)
         font = _font(22)
-        ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
+        if size[0] >= 40 and size[1] >= 160:  # in less the words would be cut; the title says it too
+            ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
     found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
     top = [("Picture", Image.fromarray(small), None),
            (f"Response to “{_name(strongest, class_names)}”", response, None), (found, masks, None)]
@@ -473,7 +474,8 @@ def _stretched(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map at another size, its finite values stretched to 0..1 (all 0 where it is constant)."""
     values = np.nan_to_num(values, nan=np.nanmin(values) if np.isfinite(values).any() else 0.0)
     method = Image.Resampling.BOX if size[0] < values.shape[0] else Image.Resampling.BICUBIC
-    values = np.asarray(Image.fromarray(values).resize(size[::-1], method))
+    # Bicubic curves overshoot beside sharp peaks: without the clip, what is zero would not be black.
+    values = np.clip(Image.fromarray(values).resize(size[::-1], method), values.min(), values.max())
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 

@@ -12,6 +12,7 @@ import torch
 
 from prm import InputError
 from prm.accelerated import Proposals, Segmenter
+from prm.files import reason
 
 from .export import write_instances
 from .figures import Entry, gallery, instance_rows, overlay, panel, write_png
@@ -46,6 +47,8 @@ def segment_files(
     be written ends the run with InputError.
     """
     answers, entries, results = Answers(), [], []
+    if cache is not None:
+        _check_cache(cache)
     source = _source(proposals, files, limit, cache)
     for number, (file, stem) in enumerate(zip(files, _stems(files)), start=1):
         try:
@@ -54,9 +57,12 @@ def segment_files(
             candidates = source(file, image)
             spent = {"proposals": time.perf_counter() - started}
             answer = segmenter([image], [candidates])[0]
-        except InputError as error:
-            answers.errors[str(file)] = str(error)
-            entries.append(Entry(name=str(file), error=str(error)))
+        # ValueError: response maps that are not finite. Nothing that one picture does may cost the others.
+        except (InputError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            text = reason(error)
+            text = text if text.startswith(str(file)) else f"{file}: {text}"
+            answers.errors[str(file)] = text
+            entries.append(Entry(name=str(file), error=text))
             tick(file.name)
             continue
         write_png(out / f"{stem}.overlay.png", overlay(image, answer, class_names))
@@ -77,6 +83,14 @@ def _without_maps(answer):
     """The answer without its Peak Response Maps, which instances.json does not hold and which are large."""
     empty = torch.zeros(0, 0)
     return replace(answer, maps=empty, instances=[replace(i, prm=empty) for i in answer.instances])
+
+
+def _check_cache(cache: Path) -> None:
+    """A cache that cannot be used ends the run: it would fail with every picture."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{cache}: cannot be used as the cache ({reason(error)}); name another folder") from error
 
 
 def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Path | None):

@@ -1,4 +1,4 @@
-"""The networks: walks of whole VGG16 and ResNet-18 against the oracle, weight files, any classifier made convolutional."""
+"""The networks: VGG16 and ResNet-18 walked whole against the oracle, weight files, classifiers made convolutional."""
 
 import copy
 import hashlib
@@ -80,7 +80,7 @@ def test_sizes_of_the_maps(device):
 
 
 def test_unknown_names_and_options():
-    with pytest.raises(ValueError, match="unknown network 'vgg19'.*vgg16"):
+    with pytest.raises(ValueError, match=r"unknown network 'vgg19'.*vgg16"):
         network("vgg19", 2)
     with pytest.raises(ValueError, match="head"):
         vgg16(2, head="linear")
@@ -208,7 +208,7 @@ BROKEN = {
     "numbers.pth": saved({"0.weight": 3, "0.bias": 4, "1.weight": 5, "1.bias": 6}),
     "nested.pth": saved({"state_dict": {"0.weight": torch.zeros(1)}}),
     "none.pth": saved({}),
-    "code.pth": pickle.dumps(Surprise()),
+    "code.pth": pickle.dumps(Surprise(), protocol=2),
     "empty.safetensors": b"",
     "text.safetensors": b"not weights, and longer than the header's eight bytes",
 }
@@ -470,5 +470,5 @@ class Branching(nn.Module):
 def test_what_is_no_classifier_is_refused():
     with pytest.raises(ValueError, match="no linear layer"):
         fully_convolutional(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    with pytest.raises(ValueError, match="torch.fx cannot trace Branching"):
+    with pytest.raises(ValueError, match=r"torch\.fx cannot trace Branching"):
         fully_convolutional(Branching())

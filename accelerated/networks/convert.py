@@ -81,10 +81,18 @@ def _as_convolution(linear: nn.Linear, side: int, num_classes: int | None) -> nn
     channels = linear.in_features // side**2
     classes = num_classes or linear.out_features
     padding = side // 2 if side % 2 else "same"
-    conv = nn.Conv2d(channels, classes, side, padding=padding, bias=linear.bias is not None)
+    conv = nn.Conv2d(
+        channels,
+        classes,
+        side,
+        padding=padding,
+        bias=linear.bias is not None,
+        dtype=linear.weight.dtype,
+        device=linear.weight.device,
+    )
     if num_classes is None:
         with torch.no_grad():
             conv.weight.copy_(linear.weight.reshape(conv.weight.shape))
             if linear.bias is not None:
                 conv.bias.copy_(linear.bias)
-    return conv.to(linear.weight)
+    return conv

@@ -10,7 +10,7 @@ from pathlib import Path
 from prm import InputError
 
 from . import bbbc038, folder, synthetic
-from .base import Sample, Stretched, existing
+from .base import Sample, Stretched, check_split, existing
 from .bbbc038 import BBBC038, Tiles, tile_arrays
 from .folder import FolderDataset
 from .synthetic import SyntheticDataset, draw_scene, make_synthetic
@@ -49,6 +49,7 @@ def open_dataset(path, split: str | None = None, format: str | None = None, clas
     Raises: `prm.InputError` if nothing is there, the format is not recognised, or the contents are not usable.
     """
     path = existing(path)
+    check_split(split)
     if format is not None and format not in FORMATS:
         raise InputError(f"dataset format {format!r} is not known; choose one of {', '.join(FORMATS)}")
     if format is None:
@@ -60,5 +61,8 @@ def _detect(path: Path, split: str | None) -> str:
     for name, (looks_like, _, _) in FORMATS.items():
         if looks_like(path, split):
             return name
+    parts = [part for part in ("train", "val") if folder.looks_like(path / part)]
+    if parts:
+        raise InputError(f"{path}: has no labels.csv of its own; choose the split {' or '.join(map(repr, parts))}")
     looked_for = "; ".join(f"{name}: {what}" for name, (_, _, what) in FORMATS.items())
     raise InputError(f"{path}: not a dataset of a known format ({looked_for})")

@@ -35,7 +35,11 @@ class Sample:
 
     @cached_property
     def _instances(self) -> tuple[np.ndarray, np.ndarray] | None:
-        return self.read_instances() if self.read_instances is not None else None
+        found = self.read_instances() if self.read_instances is not None else None
+        if found is not None and found[0].shape[1:] != self.image.shape[:2]:
+            sizes = " but the picture is ".join(f"{h}x{w}" for h, w in (found[0].shape[1:], self.image.shape[:2]))
+            raise InputError(f"{self.name}: its masks are {sizes}; correct the annotations (height x width)")
+        return found
 
     @property
     def masks(self) -> np.ndarray | None:

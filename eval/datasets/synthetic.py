@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from prm import InputError
+from prm.files import atomic_write, reason
 
 from .base import Sample, check_split, existing
 from .folder import FolderDataset
@@ -72,10 +73,13 @@ def make_synthetic(out, train: int = 600, val: int = 200, seed: int = 0, size: i
             return out
         if not out.is_dir() or any(out.iterdir()):
             raise InputError(f"{out}: already exists and is not this set; name a new folder or delete it")
-    for split, count in zip(SPLITS, (train, val)):
-        _write_split(out / split, split, count, seed, size)
+    try:
+        for split, count in zip(SPLITS, (train, val)):
+            _write_split(out / split, split, count, seed, size)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({reason(error)}); name another place or make room") from error
     # Last, so that a run that was interrupted leaves no folder that passes for complete.
-    (out / "synthetic.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    atomic_write(out / "synthetic.json", (json.dumps(record, indent=1) + "\n").encode())
     return out
 
 

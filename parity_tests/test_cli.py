@@ -1,0 +1,137 @@
+"""The command line end to end, in miniature: data, training, evaluation, tuning, segmentation, comparison, help."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import typer
+from pycocotools.coco import COCO
+
+import prm
+from prm.accelerated.checkpoint import load_checkpoint
+from prm.eval.cli import app
+from prm.eval.tuning import GRID
+
+TINY = ["--network-options", '{"widths": [8, 8], "pools": 2, "depth": 1}', "--size", "64", "--batch-size", "4"]
+
+
+def run(*arguments, cwd) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("prm")), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=120)
+
+
+def done(*arguments, cwd) -> str:
+    """The standard output of a run that must succeed."""
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with drawn scenes and a network that was trained on them for two epochs."""
+    root = tmp_path_factory.mktemp("story")
+    done("data", "make-synthetic", "scenes", "--train", 12, "--val", 4, "--size", 64, "--json", "made.json", cwd=root)
+    done("train", "--data", "scenes", "-o", "net", "--epochs", 2, "--val", *TINY, "--json", "trained.json", cwd=root)
+    return root
+
+
+def test_data(place):
+    assert json.loads((place / "made.json").read_text())["train"] == 12
+    assert len(list((place / "scenes" / "train").glob("*.png"))) == 12
+
+
+def test_train(place):
+    checkpoint = load_checkpoint(place / "net")
+    assert checkpoint.epoch == 2 and len(checkpoint.class_names) == 5 and checkpoint.training["data"] == "scenes"
+    rows = [json.loads(line) for line in (place / "net" / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2] and all("mean_average_precision" in row for row in rows)
+    assert (place / "net" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    figures = json.loads((place / "trained.json").read_text())
+    assert figures["epochs"] == 2 and figures["command"].startswith("prm train --data scenes") and figures["seed"] == 0
+
+
+def test_resume(place):
+    """A finished run has nothing left to do; with other settings, the number of epochs among them, it is refused."""
+    before = {p.name: p.read_bytes() for p in (place / "net").iterdir()}
+    start = ["train", "--data", "scenes", "-o", "net", *TINY]
+    done(*start, "--epochs", 2, "--resume", cwd=place)
+    refused = run(*start, "--epochs", 3, "--resume", cwd=place)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "net/checkpoint.json: cannot resume" in refused.stderr.splitlines()[-1]
+    assert {p.name: p.read_bytes() for p in (place / "net").iterdir()} == before
+
+
+def test_eval_and_compare(place):
+    out = done("eval", "--data", "scenes", "-c", "net", "--limit", 50, "--json", "peak-0.json", cwd=place)
+    assert "mAP^r 0.5" in out and "prm" in out
+    figures = json.loads((place / "peak-0.json").read_text())
+    row = figures["rows"]["prm"]
+    assert row["images"] == 4 and row["true_instances"] > 0 and 0 <= row["classification_mAP"] <= 1
+    assert {"command", "seconds", "torch", "settings", "checkpoint"} <= set(figures)
+    row["classification_mAP"] = 0.5
+    (place / "peak-1.json").write_text(json.dumps(figures))
+    table = done("eval", "compare", "peak-0.json", "peak-1.json", cwd=place)
+    assert re.search(r"^\| peak \| 2 \|", table, re.MULTILINE) and "mAP^r 0.5" in table
+
+
+def test_tune(place):
+    before = load_checkpoint(place / "net").segmentation
+    done("tune", "--data", "scenes", "-c", "net", "--every", 4, "--limit", 50, "--json", "tuned.json", cwd=place)
+    figures = json.loads((place / "tuned.json").read_text())
+    assert figures["pictures"] == 3 and set(figures["chosen"]) == set(GRID)
+    after = load_checkpoint(place / "net")
+    assert after.segmentation == before | figures["chosen"] and after.epoch == 2
+
+
+def test_segment(place):
+    done("segment", "scenes/val", "scenes/train/train_00000.png", "-c", "net", "-o", "answers", "--class-threshold", 0,
+         "--cache", "cache", "--limit", 50, "--json", "segmented.json", cwd=place)  # fmt: skip
+    out = place / "answers"
+    links = set(re.findall(r'(?:href|src)="([^"]+)"', (out / "index.html").read_text()))
+    assert len(links) == 2 * 5 and all((out / unquote(link)).is_file() for link in links)
+    truth = COCO()
+    truth.dataset = {"images": [{"id": k, "height": 64, "width": 64} for k in range(1, 6)],
+                     "categories": [{"id": k} for k in range(1, 6)],
+                     "annotations": []}  # fmt: skip
+    truth.createIndex()
+    found = truth.loadRes(str(out / "instances.json"))
+    figures = json.loads((place / "segmented.json").read_text())
+    assert len(found.getAnnIds()) == figures["instances"] > 0
+    assert found.annToMask(found.loadAnns(found.getAnnIds())[0]).shape == (64, 64)
+    assert figures["pictures"] == 5 and not figures["failed"] and len(list((place / "cache").iterdir())) == 5
+
+
+def test_bench(place):
+    done("bench", "segment", "--network", "smallnet", "--size", 64, "--peaks", 3, "--repeat", 1, "--json", "bench.json",
+         cwd=place)  # fmt: skip
+    (row,) = json.loads((place / "bench.json").read_text())["rows"]
+    assert row["peak_memory_mb"] > 0 and all(seconds >= 0 for seconds in row["seconds"].values())
+
+
+def commands(command=None, path=()):
+    """(words, click command) of the command line and everything below it."""
+    command = command or typer.main.get_command(app)
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+@pytest.mark.parametrize("path, command", [pytest.param(p, c, id=" ".join(("prm", *p))) for p, c in commands()])
+def test_help(tmp_path, path, command):
+    text = done(*path, "--help", cwd=tmp_path)
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert all(option in text for option in parameter.opts)
+    for name in getattr(command, "commands", {}):
+        assert name in text
+
+
+def test_version(tmp_path):
+    assert done("--version", cwd=tmp_path).strip() == prm.__version__

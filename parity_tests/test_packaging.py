@@ -1,0 +1,143 @@
+"""What is installed: every tracked file of the package is in the wheel, and its parts import only what they may."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("reference", "accelerated", "eval")
+AT_THE_ROOT = ("__init__.py", "files.py")
+SUFFIXES = (".py", ".json", ".safetensors")
+
+
+def tracked():
+    """Paths of the files under version control, relative to the root."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git working tree")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def belongs_in_the_package(name):
+    path = Path(name)
+    return path.suffix in SUFFIXES and (name in AT_THE_ROOT or path.parts[0] in FOLDERS)
+
+
+def test_the_wheel_holds_every_tracked_file_of_the_package(tmp_path):
+    # built from the tracked files alone, so that nothing that merely lies about can help
+    names, source = tracked(), tmp_path / "source"
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "out"), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        contents = {name: archive.read(name) for name in held}
+    assert {name.split("/")[0] for name in held} == {"prm"}  # one name in site-packages
+    wanted = {f"prm/{name}" for name in names if belongs_in_the_package(name)}
+    assert wanted - held == set(), "tracked, but not in the wheel"
+    assert {name for name in held if name.endswith(SUFFIXES)} - wanted == set(), "in the wheel, but not tracked"
+    assert all(contents[f"prm/{name}"] == (ROOT / name).read_bytes() for name in names if f"prm/{name}" in wanted)
+
+
+def test_every_folder_of_code_is_a_package():
+    for name in tracked():
+        if name.endswith(".py") and name.split("/")[0] in FOLDERS:
+            assert (ROOT / name).with_name("__init__.py").is_file(), name
+
+
+# ---- who may import whom
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "prm",
+        "prm.files",
+        "prm.reference",
+        "prm.reference.peak_stimulation",
+        "prm.reference.peak_backprop",
+        "prm.reference.retrieval",
+        "prm.reference.network",
+        "prm.eval.metrics",
+    ],
+)
+def test_imports_without_torch(module):
+    done = python(f"import sys, {module}\nbad = {{'torch', 'triton'}} & set(sys.modules)\nassert not bad, bad")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["prm.reference", "prm.accelerated", "prm.accelerated.training", "prm.eval.bench"])
+def test_imports_where_optional_libraries_are_missing(module):
+    # a machine with an accelerator may have none of them
+    hide = "import sys\nfor name in ('pycocotools', 'pooch', 'zennit'):\n    sys.modules[name] = None\n"
+    done = python(f"{hide}import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+def imported(path):
+    """Absolute names of all that a file imports, wherever in the file the statement stands."""
+    package = ["prm", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module, node.lineno
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+FORBIDDEN = {
+    "reference": ("torch", "triton", "prm.accelerated", "prm.eval", "prm.parity_tests"),
+    "accelerated": ("prm.reference", "prm.eval", "prm.parity_tests"),
+    "eval/metrics": ("torch", "triton", "prm.accelerated"),
+    "eval": ("prm.parity_tests",),
+}
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_who_may_import_whom(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        for name, line in imported(path):
+            for banned in FORBIDDEN[folder]:
+                assert name != banned and not name.startswith(banned + "."), f"{path.relative_to(ROOT)}:{line}: {name}"
+
+
+def test_what_the_root_imports():
+    for name in AT_THE_ROOT:
+        for module, line in imported(ROOT / name):
+            assert module.split(".")[0] in sys.stdlib_module_names or module in ("prm", "prm.InputError"), (name, line)
+
+
+def test_inside_a_folder_imports_are_relative():
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    inside = f"{node.module}.".startswith(f"prm.{folder}.")
+                    assert not inside, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_the_reader_of_imports_sees_every_form():
+    path = ROOT / "eval" / "metrics" / "__init__.py"
+    assert path.is_file()
+    names = {name for name, _ in imported(Path(__file__).resolve())}
+    assert {"ast", "pathlib.Path", "pytest"} <= names
+    deep = {name for name, _ in imported(ROOT / "accelerated" / "networks" / "weights.py")}
+    assert {"torch", "prm.InputError"} <= deep
+    assert "prm.accelerated.aggregation.aggregation" in {n for n, _ in imported(ROOT / "accelerated" / "__init__.py")}

@@ -1,0 +1,317 @@
+"""Algorithm 1: the segmenter against the oracle's, on random small networks, pictures and proposals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prm import InputError
+from prm.accelerated import Proposals, SegmentationSettings, Segmenter, aggregation
+from prm.accelerated.checkpoint import random_checkpoint
+from prm.parity_tests.convert import to_reference
+from prm.parity_tests.strategies import SmallCnn, has_near_ties
+from prm.parity_tests.tolerances import NETWORK, as_array, assert_close, assert_equal
+from prm.reference import network as oracle_network
+from prm.reference import peak_stimulation as oracle_stimulation
+from prm.reference import retrieval as oracle
+
+MEAN, STD = [0.5, 0.4, 0.45], [0.25, 0.3, 0.2]
+BLOCKS = (["max", "strided"], ["strided", "residual", "max"], ["strided", "concat", "strided"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So small a network gains nothing from threads, and where other programs run it waits for them at every step."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def picture(height, width, seed):
+    """Smooth coloured noise, uint8: its maps have peaks of many heights."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 7, 7, generator=draw)
+    image = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+    return (255 * image).round().byte().permute(1, 2, 0).numpy()
+
+
+def masks(height, width, seed, count=20):
+    """Random ellipses, and what retrieval must handle with care: no pixel, one pixel, all pixels, a repeated mask."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    found = []
+    for _ in range(count):
+        i, j = rng.uniform(0, height), rng.uniform(0, width)
+        a, b = rng.uniform(2, height / 2), rng.uniform(2, width / 2)
+        found.append(((rows - i) / a) ** 2 + ((columns - j) / b) ** 2 <= 1)
+    full, empty, point = np.ones((height, width), bool), *np.zeros((2, height, width), bool)
+    point[height // 2, width // 3] = True
+    return np.array([empty, *found[: count // 2], full, *found[count // 2 :], point, *found[:3]])
+
+
+def encoded(dense):
+    return Proposals.from_masks(torch.from_numpy(dense))
+
+
+def network_input(image, size):
+    """What the network is handed, (3, H, W) float64: normalised, then resized as pictures are, antialiased."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    if pixels.shape[1:] != size:
+        pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return as_array(pixels)
+
+
+def expected(module, image, dense, s, size):
+    """The oracle's instances with the settings s; its beta is per pixel, its options have the paper's names."""
+    return oracle.segment(
+        to_reference(module), network_input(image, size), dense, alpha=s.alpha, beta=s.beta_area / (size[0] * size[1]),
+        bias=s.bias, t_class=s.class_threshold, t_peak=s.peak_threshold, window=s.window, threshold=s.threshold,
+        upsample=s.upsample, width=s.contour, area=(s.min_area, s.max_area), peak_value=s.peak_minimum,
+        nms_threshold=s.nms, per_class=s.nms_per_class,
+    )  # fmt: skip
+
+
+def unclear(module, image, s, size):
+    """Whether float32 could find other peaks than float64: near-ties of the maps, which no test may lean on."""
+    plain = to_reference(module)
+    M = oracle_network.forward(plain, network_input(image, size))[plain.output][None]
+    E = oracle_stimulation.enlarge(M, s.upsample)
+    levels = [oracle_stimulation.threshold_value(m, s.threshold) for m in E.reshape(-1, *E.shape[2:])]
+    return has_near_ties(E, s.window, levels, gap=1e-5)
+
+
+def assert_same_instances(found, wanted):
+    assert [one.label for one in found] == [one.label for one in wanted]
+    assert [one.proposal for one in found] == [one.proposal for one in wanted]
+    for k, (mine, theirs) in enumerate(zip(found, wanted)):
+        assert len(mine.mask) == 1
+        assert_equal(mine.mask.masks()[0], theirs.mask, f"mask of instance {k}")
+        for name in ("score", "confidence", "peak"):
+            value = getattr(mine, name)
+            assert value == pytest.approx(getattr(theirs, name), rel=NETWORK[torch.float32]), f"{name} of {k}"
+        # the third term counts pixels; where the map crosses bias * mean, a pixel may fall on either side
+        assert mine.terms[:2] == pytest.approx(theirs.terms[:2], rel=NETWORK[torch.float32], abs=1e-6)
+        assert mine.terms[2] == theirs.terms[2]
+        assert mine.prm.dtype == torch.float32
+        assert_close(mine.prm, theirs.prm, torch.float32, f"PRM of instance {k}", NETWORK)
+        assert float(mine.prm.sum()) == pytest.approx(1, abs=1e-4)
+
+
+SETTINGS = {
+    "defaults": {},
+    "enlarged": {"upsample": 2},
+    "wide window": {"window": 5, "threshold": "mean", "peak_threshold": 0.5},
+    "every peak": {"threshold": None, "peak_threshold": 0.0, "class_threshold": 0.0, "contour": 3},
+    "no background": {"beta_area": 0.0, "alpha": 0.1},
+    "much background": {"beta_area": 6.0, "bias": 1.2},
+    "per class": {"nms_per_class": True, "class_threshold": 0.0, "nms": 0.1},
+    "no suppression": {"nms": 1.1, "class_threshold": 0.2},
+    "narrow areas": {"min_area": 0.05, "max_area": 0.3},
+    "absolute": {"peak_minimum": 0.4, "class_threshold": 0.3},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_against_the_oracle(kind, blocks, device):
+    s = SegmentationSettings(**SETTINGS[kind])
+    size, compared, instances = (44, 36), 0, 0
+    for seed in range(9):
+        module, image, dense = SmallCnn(blocks, seed), picture(*size, seed), masks(*size, seed)
+        if unclear(module, image, s, size):
+            continue
+        found = Segmenter(module, MEAN, STD, settings=s, device=str(device))([image], [encoded(dense)])[0]
+        wanted = expected(module, image, dense, s, size)
+        assert_same_instances(found.instances, wanted)
+        assert found.size == size
+        compared, instances = compared + 1, instances + len(wanted)
+        if compared == 2 and instances:
+            return
+    raise AssertionError(f"only {compared} pictures could be compared, {instances} instances")
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "input_size"),
+    [
+        ((60, 80), {"size": 36}, (36, 48)),
+        ((60, 80), {"longest": 64}, (48, 64)),
+        ((80, 60), {"size": 60, "longest": 40}, (40, 32)),
+        ((20, 90), {}, (32, 90)),  # a side below the least is enlarged
+    ],
+)
+def test_proposals_of_another_size_than_the_networks_input(size, options, input_size, device):
+    s = SegmentationSettings(**options, class_threshold=0.2)
+    cases = ((SmallCnn(["max", "strided"], seed), picture(*size, seed), masks(*size, seed)) for seed in range(99))
+    module, image, dense = next(case for case in cases if not unclear(*case[:2], s, input_size))
+    segmenter = Segmenter(module, MEAN, STD, settings=s, device=str(device))
+    assert segmenter.input_size(*size) == input_size
+    found = segmenter([image], [encoded(dense)])[0]
+    assert found.instances
+    assert found.instances[0].prm.shape == input_size
+    assert (found.instances[0].mask.height, found.instances[0].mask.width) == size
+    assert_same_instances(found.instances, expected(module, image, dense, s, input_size))
+
+
+def test_contrast_is_stretched_first(device):
+    module, image = SmallCnn(["max", "strided"], 1), picture(40, 40, 1) // 4 + 20
+    dim = Segmenter(module, MEAN, STD, contrast=True, device=str(device))
+    table = np.percentile(image, [0.5, 99.8])
+    stretched = np.rint(255 * np.clip((image - table[0]) / (table[1] - table[0]), 0, 1)).astype(np.uint8)
+    bright = Segmenter(module, MEAN, STD, device=str(device))
+    proposals = [encoded(masks(40, 40, 1))]
+    assert torch.equal(dim([image], proposals)[0].maps, bright([stretched], proposals)[0].maps)
+
+
+# ---- several pictures
+
+
+def test_a_batch_is_its_pictures_one_at_a_time(device):
+    sizes = [(44, 36), (40, 40), (44, 36), (36, 44), (40, 40)]
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    proposals = [encoded(masks(*size, seed)) for seed, size in enumerate(sizes)]
+    segmenter = Segmenter(
+        SmallCnn(["max", "strided"], 5), MEAN, STD, settings=SegmentationSettings(class_threshold=0), device=str(device)
+    )
+    together = segmenter(images, proposals)
+    assert len(together) == len(images)
+    for image, own, found in zip(images, proposals, together):
+        alone = segmenter([image], [own])[0]
+        assert found.size == alone.size == image.shape[:2]
+        assert found.instances
+        assert_close(found.maps, alone.maps, torch.float32, "maps", NETWORK)
+        assert_close(found.scores, alone.scores, torch.float32, "scores", NETWORK)
+        assert found.peaks == alone.peaks == len(found.leaked)
+        assert [(one.label, one.proposal, one.peak) for one in found.instances] == [
+            (one.label, one.proposal, one.peak) for one in alone.instances
+        ]
+        for one, other in zip(found.instances, alone.instances):
+            assert_close(one.prm, other.prm, torch.float32, "PRM", NETWORK)
+            assert one.score == pytest.approx(other.score, rel=1e-4)
+
+
+def test_no_pictures(device):
+    assert Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))([], []) == []
+
+
+# ---- nothing found
+
+
+@pytest.mark.parametrize(
+    ("options", "dense"),
+    [
+        ({"class_threshold": 1.0}, masks(40, 36, 0)),
+        ({"peak_minimum": 1e9, "class_threshold": 0.0}, masks(40, 36, 0)),
+        ({"class_threshold": 0.0}, np.zeros((0, 40, 36), bool)),
+        ({"class_threshold": 0.0}, np.zeros((3, 40, 36), bool)),  # none within the limits of area
+        ({"class_threshold": 0.0, "min_area": 0.8, "max_area": 0.8}, masks(40, 36, 0)),
+    ],
+)
+def test_nothing_found_is_an_empty_answer(options, dense, device):
+    module, image = SmallCnn(["max", "strided"], 2), picture(40, 36, 2)
+    segmenter = Segmenter(module, MEAN, STD, settings=SegmentationSettings(**options), device=str(device))
+    found = segmenter([image], [encoded(dense)])[0]
+    assert found.instances == []
+    assert found.maps.shape[0] == len(found.scores) == 3
+    if "peak_minimum" in options or options["class_threshold"] == 1:
+        assert found.peaks == 0
+
+
+def test_an_empty_map_yields_no_instance(device):
+    # a positive bias, and no weight that excites: the peaks have no evidence in the picture
+    module = nn.Sequential(nn.Conv2d(3, 2, 3, stride=4)).eval()
+    nn.init.constant_(module[0].weight, -0.01)
+    nn.init.constant_(module[0].bias, 5.0)
+    image, dense = picture(40, 36, 2), masks(40, 36, 0)
+    found = Segmenter(module, MEAN, STD, device=str(device))([image], [encoded(dense)])[0]
+    assert found.peaks > 0
+    assert torch.equal(found.leaked, torch.ones_like(found.leaked))
+    assert found.instances == []
+    assert expected(module, image, dense, SegmentationSettings(), (40, 36)) == []
+
+
+# ---- settings
+
+
+def test_an_absolute_threshold_replaces_the_share(device):
+    maps = torch.zeros(2, 7, 9, device=device)
+    maps[0, 1, 1], maps[0, 1, 5], maps[0, 5, 1] = 10.0, 3.0, 2.0  # the last is a fifth of the strongest
+    maps[1, 3, 3] = 2.5
+    segmenter = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))
+
+    def rows(**options):
+        s = SegmentationSettings(class_threshold=0.5, threshold=0.5, **options)
+        _, peaks, share = segmenter.peaks(maps, s)
+        assert len(peaks) == len(share)
+        return [tuple(row) for row in peaks.tolist()]
+
+    assert rows(peak_threshold=0.3) == [(0, 1, 1), (0, 1, 5), (1, 3, 3)]
+    assert rows(peak_threshold=0.3, peak_minimum=1.9) == [(0, 1, 1), (0, 1, 5), (0, 5, 1), (1, 3, 3)]
+    assert rows(peak_threshold=0.9, peak_minimum=2.5) == [(0, 1, 1), (0, 1, 5)]  # greater, not equal
+    assert rows(peak_minimum=30.0) == []
+    # shares of the strongest of the class: 1, 0.3, 0.2 and 1
+    assert rows(peak_minimum=1.0, max_peaks=3) == [(0, 1, 1), (0, 1, 5), (1, 3, 3)]
+    assert rows(peak_minimum=1.0, max_peaks=2) == [(0, 1, 1), (1, 3, 3)]
+
+
+def test_where_no_response_is_positive_the_first_strongest_peak_passes(device):
+    maps = torch.full((1, 5, 7), -4.0, device=device)
+    maps[0, 1, 1], maps[0, 1, 5], maps[0, 3, 3] = -2.0, -1.0, -1.0
+    s = SegmentationSettings(class_threshold=0.0, threshold=None)
+    _, peaks, _ = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device)).peaks(maps, s)
+    assert peaks.tolist() == [[0, 1, 5]]
+    values = [-2.0, -1.0, -1.0]
+    assert oracle.select_peaks(values, s.peak_threshold) == [1]
+
+
+def test_scores_of_another_aggregation(device):
+    module, image, own = SmallCnn(["max", "strided"], 2), picture(40, 36, 2), encoded(masks(40, 36, 2))
+    s = SegmentationSettings(class_threshold=0.0)
+    for name in ("average", "lse"):
+        pool = aggregation(name)
+        found = Segmenter(module, MEAN, STD, settings=s, device=str(device), aggregate=pool)([image], [own])[0]
+        assert_close(found.scores, pool(found.maps[None])[0], torch.float32, "scores", NETWORK)
+        for one in found.instances:
+            assert one.confidence == pytest.approx(float(found.scores[one.label].sigmoid()), rel=1e-6)
+
+
+def test_from_a_checkpoint(device):
+    checkpoint = random_checkpoint("smallnet", ["a", "b"], widths=(4, 6), pools=2, depth=1)
+    checkpoint.segmentation = {"alpha": 0.3, "window": 5}
+    segmenter = Segmenter.from_checkpoint(checkpoint, str(device), alpha=0.7)
+    assert segmenter.settings == dataclasses.replace(SegmentationSettings(), alpha=0.7, window=5)
+    found = segmenter([picture(40, 36, 2)], [encoded(masks(40, 36, 2))])[0]
+    assert found.maps.shape == (2, 10, 9)
+    with pytest.raises(InputError, match="aplha") as caught:
+        Segmenter.from_checkpoint(checkpoint, str(device), aplha=0.7)
+    assert "\n" not in str(caught.value)
+
+
+# ---- what is refused
+
+
+def test_proposals_of_another_picture(device):
+    segmenter = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))
+    with pytest.raises(InputError, match=r"36 x 40.*40 x 36") as caught:
+        segmenter([picture(40, 36, 0)], [encoded(masks(36, 40, 0))])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError):
+        segmenter([picture(40, 36, 0)], [])
+
+
+def test_non_finite_maps_are_named_by_image_and_class(device):
+    # black pixels are zeros to the network; white ones leave the range of float32 in the second class
+    module = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False)).eval()
+    nn.init.constant_(module[0].weight[0].data, 1.0)
+    nn.init.constant_(module[0].weight[1].data, 3e38)
+    segmenter = Segmenter(module, [0.0] * 3, [1.0] * 3, device=str(device))
+    sizes, bad = [(40, 36), (36, 40), (36, 40)], 2
+    images = [np.full((*size, 3), 255 if k == bad else 0, np.uint8) for k, size in enumerate(sizes)]
+    # the number is the picture's place in the call, not among those that share a forward pass
+    with pytest.raises(ValueError, match=r"image 2, class 1") as caught:
+        segmenter(images, [encoded(masks(*size, 0)) for size in sizes])
+    assert "\n" not in str(caught.value)
