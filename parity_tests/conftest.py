@@ -14,7 +14,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("prm")
-torch.set_num_threads(2)
+# Threads that wait for each other cost a tiny network more than they save.
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):
