@@ -127,6 +127,8 @@ def _check(found: Checkpoint) -> None:
     for name in ("mean", "std"):
         if len([float(value) for value in found.input[name]]) != 3:
             raise ValueError(f"input {name} must be three numbers")
+    if min(float(value) for value in found.input["std"]) <= 0 or not found.class_names:
+        raise ValueError("input std must be > 0 and there must be a class")
     found.network["name"]
     aggregation(found.aggregation["name"], **found.aggregation.get("options", {}))
 

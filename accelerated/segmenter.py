@@ -63,6 +63,23 @@ class SegmentationSettings:
     nms: float = 0.3
     nms_per_class: bool = False
 
+    def __post_init__(self):
+        whole = {"longest": 1, "window": 3, "upsample": 1, "max_peaks": 1, "contour": 1} | (
+            {"size": 1} if self.size else {}
+        )
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"segmentation setting {name} must be an integer >= {least}, not {value!r}")
+        for name in ("window", "contour"):
+            if getattr(self, name) % 2 == 0:
+                raise InputError(f"segmentation setting {name} must be odd, not {getattr(self, name)}")
+        numbers = ("class_threshold", "peak_threshold", "alpha", "beta_area", "bias", "min_area", "max_area", "nms")
+        for name in (*numbers, *(() if self.peak_minimum is None else ("peak_minimum",))):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+                raise InputError(f"segmentation setting {name} must be a number, not {value!r}")
+
 
 @dataclass(frozen=True, eq=False)
 class Instance:

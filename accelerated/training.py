@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -225,7 +225,7 @@ def _epoch(step: _Step, crops: _Crops, epoch: int, settings: TrainingSettings, o
     loader = DataLoader(crops, settings.batch_size, sampler=order, num_workers=settings.workers,
                         pin_memory=step.device.type == "cuda")  # fmt: skip
     losses, batches, started = [], [], time.perf_counter()
-    for i, (images, labels, counted, index) in enumerate(loader):
+    for i, (images, labels, counted, index) in enumerate(_plain_errors(loader)):
         factor = learning_rate_factor(settings, epoch * len(loader) + i, len(loader))
         losses.append(step(factor, images, labels, counted))
         batches.append(index)
@@ -236,6 +236,14 @@ def _epoch(step: _Step, crops: _Crops, epoch: int, settings: TrainingSettings, o
                 done = min((i + 1) * settings.batch_size, len(crops))
                 on_step(i + 1, len(loader), float(losses[-1]), done / (time.perf_counter() - started))
     return float(torch.stack(losses).mean())
+
+
+def _plain_errors(loader: DataLoader) -> Iterator:
+    """The loader's batches; a reading process hands on an InputError inside its whole traceback."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).rpartition("prm.InputError: ")[2].strip()) from None
 
 
 def _check_finite(losses: list[Tensor], batches: list[Tensor], samples: Sequence, epoch: int) -> None:
@@ -257,7 +265,11 @@ def _resumed(page: Path, wanted: Checkpoint) -> Checkpoint:
         if name == "training":
             # How the command was typed and on how many workers makes no difference to the result.
             ours, theirs = ({k: v for k, v in d.items() if k not in ("command", "workers")} for d in (ours, theirs))
-        if json.loads(json.dumps(ours)) != theirs:
+        ours = json.loads(json.dumps(ours))
+        if ours != theirs:
+            if isinstance(theirs, dict):
+                other = {k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)}
+                ours, theirs = ({k: d.get(k) for k in sorted(other)} for d in (ours, theirs))
             raise InputError(f"{page}: cannot resume, {name} was {theirs} and is now {ours}; use another output folder")
     return found
 

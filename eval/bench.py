@@ -27,7 +27,8 @@ def bench_segment(
             [sys.executable, "-m", "prm.eval.bench", json.dumps(arguments)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise InputError(f"bench: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
+            last = (done.stderr.strip().splitlines() or ["failed"])[-1]
+            raise InputError(last.removeprefix("prm.InputError: ").removeprefix("ValueError: "))
         rows.append(json.loads(done.stdout))
     return rows
 

@@ -31,7 +31,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
 console = Console(stderr=True, highlight=False)
-out_console = Console(highlight=False)
+out_console = Console(highlight=False, markup=False, soft_wrap=True)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
 Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]

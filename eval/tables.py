@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prm import InputError
+from prm.files import reason
 
 COLUMNS = {
     "classification_mAP": "cls mAP", "mAP^r_0.25": "mAP^r 0.25", "mAP^r_0.5": "mAP^r 0.5", "mAP^r_0.75": "mAP^r 0.75",
@@ -27,8 +28,9 @@ def comparison(files: Sequence[Path]) -> str:
         try:
             figures = json.loads(Path(file).read_text())["rows"]["prm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: not the figures of a run ({type(error).__name__})") from error
-        kinds.setdefault(Path(file).stem.rpartition("-")[0], []).append(figures)
+            raise InputError(f"{file}: not the figures of a run ({reason(error)})") from error
+        stem = Path(file).stem
+        kinds.setdefault(stem.rpartition("-")[0] or stem, []).append(figures)
     lines = ["| | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for kind, runs in kinds.items():
         cells = [_cell([run.get(column) for run in runs]) for column in COLUMNS]

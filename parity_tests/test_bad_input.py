@@ -200,9 +200,7 @@ def runs(place, request):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line(runs, case, request):
-    if case == "proposals without shape":
-        request.applymarker(pytest.mark.xfail(reason="authors_json looks for the keys with < instead of >="))
+def test_one_line(runs, case):
     (line,) = errors(runs[case].result())
     for word in CASES[case][1]:
         assert word in line

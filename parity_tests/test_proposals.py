@@ -256,7 +256,7 @@ def test_cache(tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="proposal cache"):
+    with pytest.raises(InputError, match="cannot be written"):
         cache.proposals_for(np.zeros((4, 4, 3), np.uint8), tmp_path / "file", 5, QUICK)
 
 

@@ -22,6 +22,8 @@ class SmallNet(nn.Module):
         smooth: int = 1,
     ):  # fmt: skip
         super().__init__()
+        if not widths or smooth % 2 == 0:
+            raise ValueError(f"SmallNet needs at least one width and an odd smooth, not {widths} and {smooth}")
         layers, channels = [], 3
         for i, width in enumerate(widths):
             for _ in range(depth):

@@ -66,7 +66,7 @@ def write(path: str | Path, proposals: Proposals) -> None:
 
 def _size(entry: object, where: str) -> tuple[int, int]:
     """An entry's (H, W)."""
-    if not isinstance(entry, dict) or set(entry) < {"data", "shape"}:
+    if not isinstance(entry, dict) or not {"data", "shape"} <= set(entry):
         raise InputError(f"{where}: must be an object with 'data' and 'shape'")
     size = entry["shape"]
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):

@@ -1,8 +1,6 @@
 """Generated proposals kept on disk, found again by the picture's content and the settings."""
 
 import hashlib
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -11,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prm import InputError
 from prm.accelerated.retrieval import Proposals
+from prm.files import atomic_write
 
 from .grouping import VERSION, GroupingSettings, check, generate
 
@@ -64,19 +62,8 @@ def _load(path: Path) -> Proposals | None:
 
 
 def _save(path: Path, proposals: Proposals) -> None:
-    """Write beside the final name, then rename, which replaces in one step."""
     # Positions fit 32 bits in all but giant pictures.
     dtype = np.uint32 if proposals.height * proposals.width < 1 << 32 else np.int64
     arrays = {name: getattr(proposals, name).cpu().numpy().astype(dtype) for name in _ARRAYS}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    except OSError as error:
-        raise InputError(f"proposal cache {path.parent}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, shape=np.array([proposals.height, proposals.width]), **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    size = np.array([proposals.height, proposals.width])
+    atomic_write(path, lambda file: np.savez_compressed(file, shape=size, **arrays))
