@@ -429,8 +429,10 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which part of it: train, val, or 'all'.")] = "val",
     checkpoint: CheckpointOption = None,
     baseline: Annotated[
-        bool, typer.Option(help="Beside a watershed, as it comes and tuned on the train split (one class only).")
-    ] = False,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Beside a watershed, as it comes and tuned on every N-th picture of the "
+                     "train split (one class only)."),
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
     limit: Limit = 1000,
     cache: Cache = None,
@@ -465,7 +467,7 @@ def evaluate_command(
         rows = {"prm": evaluate(segmenter, samples, class_names, lambda image: proposals_for(image, cache, limit),
                                 lambda: progress.advance(task))}  # fmt: skip
         if baseline:
-            rows |= _baseline(data, samples, every, progress)
+            rows |= _baseline(data, samples, baseline, progress)
     made = {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")}
     figures = {
         "data": data.name,

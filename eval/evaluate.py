@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
@@ -15,12 +16,8 @@ from skimage.segmentation import watershed
 
 from prm.accelerated import Proposals, Segmentation, Segmenter
 
-from .metrics import (
-    average_best_overlap,
-    classification_map,
-    image_record,
-    mean_average_precision,
-)
+from .metrics import average_best_overlap, classification_map, mean_average_precision
+from .metrics.instances import ImageRecord
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 
@@ -86,10 +83,18 @@ def evaluate(
 
 def record(answer: Segmentation, sample):
     """The metrics' record of one picture's answer."""
-    masks = [i.mask for i in answer.instances]
-    dense = Proposals.concatenate(masks).masks().numpy() if masks else np.zeros((0, *answer.size), dtype=bool)
+    masks = [i.mask for i in answer.instances] or [Proposals.empty(*answer.size)]
     labels, scores = [i.label for i in answer.instances], [i.score for i in answer.instances]
-    return image_record(dense, labels, scores, sample.masks, sample.mask_labels)
+    return _record(Proposals.concatenate(masks), labels, scores, sample)
+
+
+def _record(masks: Proposals, labels, scores, sample) -> ImageRecord:
+    """Overlaps from runs: crowded pictures hold hundreds of masks."""
+    truth = Proposals.from_masks(torch.from_numpy(sample.masks))
+    return ImageRecord(
+        masks.ious(truth).double().numpy(), np.asarray(labels, dtype=np.int64), np.asarray(scores, dtype=np.float64),
+        sample.mask_labels,
+    )  # fmt: skip
 
 
 def _hits(instance, sample) -> bool:
@@ -115,8 +120,8 @@ class WatershedSettings:
 WATERSHED_GRID = [
     WatershedSettings(sigma, factor, distance, min_area)
     for sigma in (0.0, 1.0, 2.0)
-    for factor in (0.8, 1.0, 1.2)
-    for distance in (3, 5, 8, 12)
+    for factor in (0.6, 0.8, 1.0, 1.2)
+    for distance in (3, 6, 10)
     for min_area in (10, 30)
 ]
 
@@ -150,7 +155,8 @@ def evaluate_watershed(samples: Sequence, settings: WatershedSettings, tick=lamb
     records = []
     for sample in samples:
         masks, scores = watershed_instances(sample.image, settings)
-        records.append(image_record(masks, np.zeros(len(masks), int), scores, sample.masks, sample.mask_labels))
+        runs = Proposals.from_masks(torch.from_numpy(masks))
+        records.append(_record(runs, np.zeros(len(masks)), scores, sample))
         tick()
     return instance_figures(records, ["object"])
 

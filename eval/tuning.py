@@ -20,9 +20,9 @@ from .metrics import mean_average_precision
 from .metrics.instances import ImageRecord
 
 GRID = {
-    "alpha": (0.4, 0.8, 1.5, 3.0),
-    "beta_area": (0.0, 2.0, 10.0, 30.0, 100.0),
-    "bias": (0.95, 1.5),
+    "alpha": (0.4, 0.8, 1.5, 3.0, 6.0),
+    "beta_area": (0.0, 2.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+    "bias": (0.95, 1.5, 2.5, 4.0),
     "peak_threshold": (0.1, 0.2, 0.3, 0.5),
 }
 
