@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # The network that comes along and the table "nuclei" of the README. Needs BBBC038's stage 1 training set (.zip or folder).
 # Trains on tile labels of the train split, chooses the settings of Eq. 6 on every 8th picture of that split, judges on the
-# val split beside a watershed that is tuned on the same pictures. Run from the root: eval/results/nuclei.sh DATA [WORK]
+# val split beside a watershed tuned on the same pictures. Run from the root: eval/results/nuclei.sh DATA
 set -euo pipefail
 data="$1"
-work="${2:-runs/nuclei}"
-here="$(cd "$(dirname "$0")" && pwd)"
-prm train --data "$data" --out "$work" --resume --tile 48 --tile-stride 40 --tile-limit 8000 --contrast --vertical-flip \
+work=runs/nuclei
+prm train --data "$data" --out $work --resume --tile 48 --tile-stride 40 --tile-limit 8000 --contrast --vertical-flip \
     --network-options '{"widths": [16, 32, 48, 64], "pools": 2, "depth": 3}' --batch-size 64 --epochs 8 \
     --lr-features 0.05 --lr-classifier 0.05 --weight-decay 5e-4 --seed 0
-prm tune --data "$data" --split train --every 8 -c "$work" --cache "$work/proposals" --json "$here/nuclei/tune.json"
-prm eval --data "$data" --split val --baseline 8 -c "$work" --cache "$work/proposals" --json "$here/nuclei/eval.json"
+prm tune --data "$data" --split train --every 8 -c $work --cache $work/proposals --json eval/results/nuclei/tune.json
+prm eval --data "$data" --split val --baseline 8 -c $work --cache $work/proposals --json eval/results/nuclei/eval.json
