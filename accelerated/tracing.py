@@ -83,7 +83,8 @@ class Walk:
             for parent, more in zip(rule.parents, below):
                 # Several consumers of one tensor: their contributions add up.
                 if parent in visits:
-                    more = (visits[parent] + more).on(*states[parent].out[1:])
+                    more = visits[parent] + more
+                    more = more.on(*states[parent].out[1:]) if len(states[parent].out) == 3 else more
                 visits[parent] = more
                 largest = max(largest, more.P[0].numel())
         return visits[self._image], leaked, largest
@@ -201,6 +202,9 @@ def _execute(node: fx.Node, env: dict, modules: dict[str, nn.Module]) -> Any:
     )
 
 
+UNREAD = object()  # default of an argument that a rule does not look at
+
+
 class _Builder:
     """Finds the rule of a node. Nodes that do not depend on the image are constants and evaluated once, here."""
 
@@ -252,9 +256,10 @@ class _Builder:
         return fx.node.map_arg(argument, constant)
 
     def arguments(self, node: fx.Node, **defaults: Any) -> list[Any]:
-        """The call's arguments after the first tensor, by the names and defaults given, in that order."""
+        """The call's arguments after the first tensor, by the names and defaults given and in that order."""
         given = dict(zip(defaults, node.args[1:])) | {k: v for k, v in node.kwargs.items() if k in defaults}
-        return [self.value(given.get(name, default), node) for name, default in defaults.items()]
+        read = [(name, default) for name, default in defaults.items() if default is not UNREAD]
+        return [self.value(given.get(name, default), node) for name, default in read]
 
     def source_and_pad(self, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
         """The node's first input, seen through a zero pad: what U_hat is taken from, and the pad around it."""
@@ -456,12 +461,10 @@ def _interpolate_module(b, node, m):
 
 
 def _interpolate_function(b, node):
-    # The size may be read from another tensor: the walk takes it from the output.
-    node_without_size = fx.Node(node.graph, node.name, node.op, node.target, (node.args[0], None, *node.args[2:]), {
-        k: v for k, v in node.kwargs.items() if k != "size"})  # fmt: skip
+    # The size may come from another tensor: the walk takes it from the output.
     return _interpolate(b, node, *b.arguments(
-        node_without_size, size=None, scale_factor=None, mode="nearest", align_corners=None,
-        recompute_scale_factor=None, antialias=False)[1:])  # fmt: skip
+        node, size=UNREAD, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None,
+        antialias=False))  # fmt: skip
 
 
 def _operands(b, node) -> list[tuple[Any, bool]]:
