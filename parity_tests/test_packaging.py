@@ -25,6 +25,8 @@ def tracked():
 
 def belongs_in_the_package(name):
     path = Path(name)
+    if name.startswith("eval/results/"):  # figures of runs: for readers of the repository
+        return False
     return path.suffix in SUFFIXES and (name in AT_THE_ROOT or path.parts[0] in FOLDERS)
 
 
