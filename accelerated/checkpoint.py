@@ -80,9 +80,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _files_of(path: Path) -> set[str]:
-    """Names of the files of an earlier checkpoint at `path`; none if what lies there is no checkpoint."""
+    """Names of an earlier checkpoint's own files at `path`; none if what lies there is no checkpoint."""
     try:
-        return {Path(f["name"]).name for f in json.loads(path.read_text())["files"].values()}
+        names = {Path(f["name"]).name for f in json.loads(path.read_text())["files"].values()}
+        # A copied page names the files of the page it was copied from: those are not its own.
+        return {name for name in names if name.startswith(f"{path.stem}.")}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return set()
 

@@ -68,7 +68,9 @@ class PreparedWalk:
         peaks = torch.as_tensor(peaks, dtype=torch.int64, device=self.maps.device).reshape(-1, 4)
         self._check(peaks)
         H, W = self.image_shape[-2:]
-        prms = self.maps.new_zeros((len(peaks), H, W))
+        # At least float32: what bfloat16 rounds of a sum of thousands of pixels would show.
+        dtype = torch.promote_types(self.maps.dtype, torch.float32)
+        prms = self.maps.new_zeros((len(peaks), H, W), dtype=dtype)
         leaked = torch.zeros(len(peaks), dtype=torch.float64, device=self.maps.device)
         # Peaks of one image next to each other: most chunks then see one image only and gather nothing.
         waiting = peaks[:, 0].argsort(stable=True)
@@ -77,7 +79,7 @@ class PreparedWalk:
             first, last = int(peaks[rows[0], 0]), int(peaks[rows[-1], 0])
             start = self._start(peaks[rows], first)
             visits, lost, largest = self._plan.back(start, self._states, slice(first, last + 1))
-            visits = visits.with_(visits.P.sum(dim=1, keepdim=True)).on(H, W, whole=(True, True))
+            visits = visits.with_(visits.P.sum(dim=1, keepdim=True, dtype=dtype)).on(H, W, whole=(True, True))
             prms[rows], leaked[rows] = visits.P[:, 0], lost
             # The first peak goes alone and shows how large the windows grow.
             self._chunk = max(1, self._max_memory // (MAPS_PER_PEAK * largest * self.maps.element_size()))

@@ -222,7 +222,7 @@ class Segmenter:
         """Algorithm 1, lines 3-5, on one picture's class response maps (C, h, w).
 
         Returns the class scores (C,), the peaks to walk from (K, 3), rows (class, row, column) on the enlarged maps,
-        and their responses as shares (K,) of their class's strongest.
+        and their responses as shares (K,) of their class's strongest (1 for the one peak of a class that has none > 0).
         """
         s = settings or self.settings
         scores, peaks = peak_stimulation(maps[None], s.window, s.threshold, s.upsample)
@@ -239,7 +239,7 @@ class Segmenter:
         else:
             passes = torch.where(strongest > 0, value >= s.peak_threshold * strongest, index == first)
         passes &= scores.sigmoid()[c] >= s.class_threshold
-        share = value / strongest.abs().clamp(min=torch.finfo(value.dtype).tiny)
+        share = torch.where(strongest > 0, value / strongest, torch.where(index == first, 1.0, 0.0).to(value.dtype))
         kept = passes.nonzero()[:, 0]
         if len(kept) > s.max_peaks:
             kept = kept[share[kept].argsort(descending=True, stable=True)[: s.max_peaks]].sort().values

@@ -111,7 +111,10 @@ def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
         node = pending.pop()
         if node in rules or node is image:
             continue
-        rules[node] = builder.rule(node)
+        try:
+            rules[node] = builder.rule(node)
+        except (TypeError, IndexError, AttributeError, KeyError) as error:
+            raise builder.refusal(node, f"its arguments are not of a form that has a rule ({error})") from error
         pending.extend(rules[node].parents)
     if not any(image in rule.parents for rule in rules.values()):
         raise NotImplementedError("no path leads from the model's output back to its image")
@@ -156,6 +159,9 @@ def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
             node.target, inplace = plain[node.target], True
         elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
             node.target, inplace = node.target[:-1], True
+        elif node.op == "call_function" and getattr(node.target, "__name__", "").endswith("_"):
+            name = node.target.__name__[:-1]
+            node.target, inplace = getattr(F, name, None) or getattr(torch, name), True
         if "inplace" in node.kwargs:
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
         if inplace and isinstance(node.args[0], fx.Node):

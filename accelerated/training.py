@@ -30,7 +30,7 @@ class TrainingSettings:
 
     size : side of the square training crop, pixels
     jitter : a picture is scaled by a factor drawn from [1 / jitter, jitter], then cropped or padded to `size`
-    lr_features, lr_classifier : learning rates of the features and of the layer that makes the class response maps
+    lr_features, lr_classifier : learning rates of the features and of the classifier on them
     flip, vertical_flip : mirror at random left and right; up and down (pictures without an up, as from microscopes)
     schedule : "cosine" (to 0 over all steps) or "step" (times 0.1 after 60 % and 85 % of the epochs)
     amp : mixed precision; None means where the device has it (CUDA)

@@ -17,8 +17,8 @@ def bench_segment(
 ) -> list[dict]:
     """A row for each number of peaks: median seconds by stage of `repeat` pictures, and peak memory in MB.
 
-    Each row is measured in a process of its own, whose highest resident memory the system reports. The stage
-    `preparation` is work that the first walk of a picture does once: it is part of `walk`.
+    Each row is measured in a process of its own, whose highest resident memory the system reports. What the
+    first walk of a picture prepares once, the normalisers of Eq. 5, is part of `walk`.
     """
     rows = []
     for number in peaks:

@@ -78,10 +78,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @data_app.command("make-synthetic")
 def make_synthetic_command(
     out: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")],
-    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 600,
-    val: Annotated[int, typer.Option(min=0, help="Pictures to judge on.")] = 200,
+    train: Annotated[int, typer.Option(min=1, help="Pictures to train on.")] = 600,
+    val: Annotated[int, typer.Option(min=1, help="Pictures to judge on.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same scenes.")] = 0,
-    size: Annotated[int, typer.Option(min=32, help="Side of a picture, pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=48, help="Side of a picture, pixels.")] = 128,
     json_file: Json = None,
 ) -> None:
     """Draw scenes of textured shapes of five classes, with labels for training and masks for evaluation only."""
@@ -197,7 +197,8 @@ def train(
         aggregation={"name": aggregation, "options": pool_options}, state=model.state_dict(),
         training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
                   "start": weights or "random", "command": _command()},
-        segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3)},
+        segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3),
+                      "threshold": pool_options.get("threshold", "median")},
     )  # fmt: skip
     watched = _validation(data, val, checkpoint, device) if val else None
     _make_folder(out)
@@ -544,7 +545,7 @@ def tune(
     """Choose alpha, beta, bias of Eq. 6 and the peak threshold: the best mAP^r at IoU 0.5 of a full search, on pictures
     with masks. Judge the result on other pictures than these.
     """  # fmt: skip
-    from prm.accelerated.checkpoint import SHIPPED, save_checkpoint
+    from prm.accelerated.checkpoint import save_checkpoint
 
     from .datasets import open_dataset
     from .proposals import proposals_for
@@ -562,8 +563,8 @@ def tune(
     best = max(row["mAP^r"] for row in rows)
     setting = {name: getattr(chosen, name) for name in GRID}
     _write_figures(json_file, {"pictures": len(samples), "chosen": setting, "mAP^r_0.5": best, "tried": rows}, started)
-    if write:
-        page = checkpoint / "checkpoint.json" if checkpoint and checkpoint.is_dir() else checkpoint or SHIPPED
+    if write and checkpoint is not None:  # the network that comes along stays as it is
+        page = checkpoint / "checkpoint.json" if checkpoint.is_dir() else checkpoint
         save_checkpoint(replace(found, segmentation=found.segmentation | setting), page)
     out_console.print(f"mAP^r at 0.5 on {len(samples)} pictures: {100 * best:.1f} with {setting}")
 

@@ -26,8 +26,8 @@ def instance_figures(records: list, class_names: Sequence[str]) -> dict:
     """mAP^r at 0.25, 0.5 and 0.75 (mean and per class), ABO, and counts, from `image_record`s."""
     result = mean_average_precision(records, THRESHOLDS, num_classes=len(class_names))
     return {
-        **{f"mAP^r_{t}": float(mean) for t, mean in zip(THRESHOLDS, result.mean)},
-        "ABO": float(average_best_overlap(records, num_classes=len(class_names))),
+        **{f"mAP^r_{t}": _number(mean) for t, mean in zip(THRESHOLDS, result.mean)},
+        "ABO": _number(average_best_overlap(records, num_classes=len(class_names))),
         "per_class": {
             name: {f"AP^r_{t}": _number(result.ap[i, c]) for i, t in enumerate(THRESHOLDS)}
             for c, name in enumerate(class_names)
@@ -109,7 +109,7 @@ def _hits(instance, sample) -> bool:
 @dataclass(frozen=True)
 class WatershedSettings:
     """Otsu's threshold, smoothed by `sigma` pixels and scaled by `factor`; a watershed of the distance transform from
-    maxima at least `distance` pixels apart; regions below `min_area` pixels left out."""
+    maxima at least `distance` pixels apart; regions of at most `min_area` pixels left out."""
 
     sigma: float = 0.0
     factor: float = 1.0

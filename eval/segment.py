@@ -58,7 +58,10 @@ def segment_files(
             spent = {"proposals": time.perf_counter() - started}
             answer = segmenter([image], [candidates])[0]
         # ValueError: response maps that are not finite. Nothing that one picture does may cost the others.
-        except (InputError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+        except (InputError, ValueError, MemoryError, RuntimeError) as error:
+            # "allocate" is torch's word for memory that is not there.
+            if type(error) is RuntimeError and "allocate" not in str(error):
+                raise
             text = reason(error)
             text = text if text.startswith(str(file)) else f"{file}: {text}"
             answers.errors[str(file)] = text

@@ -17,20 +17,23 @@ COLUMNS = {
 
 
 def comparison(files: Sequence[Path]) -> str:
-    """A Markdown table, in percent, with a row for each `kind` of run: mean and standard deviation over its runs.
+    """A Markdown table, in percent, with a row for each kind of run: mean and standard deviation over its runs.
 
     files: JSON written by `prm eval --json`. A file's name up to its last "-" says its kind: average-0.json and
-    average-1.json are two runs of "average".
+    average-1.json are two runs of "average". A file that holds baselines too gives each a row of its own.
     Raises InputError for a file that is no such run.
     """
     kinds: dict[str, list[dict]] = {}
     for file in files:
         try:
-            figures = json.loads(Path(file).read_text())["rows"]["prm"]
+            rows = json.loads(Path(file).read_text())["rows"]
+            rows = {"prm": rows["prm"], **rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: not the figures of a run ({reason(error)})") from error
         stem = Path(file).stem
-        kinds.setdefault(stem.rpartition("-")[0] or stem, []).append(figures)
+        kind = stem.rpartition("-")[0] or stem
+        for name, figures in rows.items():
+            kinds.setdefault(kind if len(rows) == 1 else name, []).append(figures)
     lines = ["| | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for kind, runs in kinds.items():
         cells = [_cell([run.get(column) for run in runs]) for column in COLUMNS]

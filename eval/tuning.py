@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.retrieval import background, best, prepare, score, suppression, terms
 
@@ -53,20 +54,24 @@ def tune(
 
     samples: pictures with masks; use others than those that the result is judged on. tick: called after every picture.
     """
-    loose = replace(segmenter.settings, peak_threshold=min(grid["peak_threshold"]))
+    # A share of the strongest peak is what is searched, so an absolute threshold gives way to it.
+    base = replace(segmenter.settings, peak_minimum=None)
+    loose = replace(base, peak_threshold=min(grid["peak_threshold"]))
     cached = []
     for sample in samples:
         cached.append(_cache(segmenter, loose, sample, propose, grid["bias"]))
         tick()
     settings = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     # Picture by picture: one matrix of overlaps then serves all settings.
-    records = [_records(picture, [replace(segmenter.settings, **s) for s in settings]) for picture in cached]
+    if not any(len(picture.true_labels) for picture in cached):
+        raise InputError("no picture holds a true instance: there is nothing to choose the settings by")
+    records = [_records(picture, [replace(base, **s) for s in settings]) for picture in cached]
     rows = [
         {**setting, "mAP^r": float(mean_average_precision([r[k] for r in records], (threshold,)).mean[0])}
         for k, setting in enumerate(settings)
     ]
     winner = max(rows, key=lambda row: row["mAP^r"])
-    return replace(segmenter.settings, **{name: winner[name] for name in grid}), rows
+    return replace(base, **{name: winner[name] for name in grid}), rows
 
 
 def _cache(segmenter: Segmenter, settings: SegmentationSettings, sample, propose, biases) -> _Cached:

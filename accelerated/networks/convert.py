@@ -33,6 +33,11 @@ def fully_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.
     linears = [n for n in head if n.op == "call_module" and isinstance(modules[n.target], nn.Linear)]
     if not linears:
         raise ValueError(f"{type(model).__name__} has no linear layer after its global pooling")
+    if pool is None and any(_is_flatten(node, modules) for node in nodes):
+        raise ValueError(
+            f"{type(model).__name__} flattens its features without a pooling to a fixed size, so the size of the "
+            "convolution that its linear layer becomes is unknown; put nn.AdaptiveAvgPool2d before the flattening"
+        )
     side = _pooled_side(nodes[pool], modules) if pool is not None else 1
     traced = fx.GraphModule(model, graph)
     for node in head:

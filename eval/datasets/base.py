@@ -68,6 +68,8 @@ class Stretched:
         return replace(sample, read=lambda: stretch_contrast(sample.read()))
 
     def __getattr__(self, name: str):
+        if name == "dataset":  # asked for before it is set, as unpickling does
+            raise AttributeError(name)
         return getattr(self.dataset, name)
 
 

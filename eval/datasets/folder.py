@@ -46,9 +46,11 @@ class FolderDataset:
         check_split(split)
         self.path = existing(path)
         if split is not None:
+            whole = self.path
             self.path = self.path / split
             if not (self.path / "labels.csv").is_file():
-                raise InputError(f"{path}: has no split {split!r}; {self.path / 'labels.csv'} is missing")
+                hint = "; for the folder itself say --split all" if (whole / "labels.csv").is_file() else ""
+                raise InputError(f"{path}: has no split {split!r}; {self.path / 'labels.csv'} is missing{hint}")
         table = self.path / "labels.csv"
         rows = _read_table(table)
         if class_names is None:

@@ -17,6 +17,7 @@ a folder dataset (see `folder`):
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,18 @@ def make_synthetic(out, train: int = 600, val: int = 200, seed: int = 0, size: i
             return out
         if not out.is_dir() or any(out.iterdir()):
             raise InputError(f"{out}: already exists and is not this set; name a new folder or delete it")
+    # Drawn beside its place and then moved there, so that an interrupted run is simply begun again.
+    partial = out.with_name(f".{out.name}.partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)
         for split, count in zip(SPLITS, (train, val)):
-            _write_split(out / split, split, count, seed, size)
+            _write_split(partial / split, split, count, seed, size)
+        atomic_write(partial / "synthetic.json", (json.dumps(record, indent=1) + "\n").encode())
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({reason(error)}); name another place or make room") from error
-    # Last, so that a run that was interrupted leaves no folder that passes for complete.
-    atomic_write(out / "synthetic.json", (json.dumps(record, indent=1) + "\n").encode())
     return out
 
 

@@ -10,3 +10,13 @@ prm train --data "$data" --out $work --resume --tile 48 --tile-stride 40 --tile-
     --lr-features 0.05 --lr-classifier 0.05 --weight-decay 5e-4 --seed 0
 prm tune --data "$data" --split train --every 8 -c $work --cache $work/proposals --json eval/results/nuclei/tune.json
 prm eval --data "$data" --split val --baseline 8 -c $work --cache $work/proposals --json eval/results/nuclei/eval.json
+# The network that comes along is this one, without the optimiser's momentum.
+python - <<'END'
+from dataclasses import replace
+from pathlib import Path
+
+from prm.accelerated.checkpoint import load_checkpoint, save_checkpoint
+
+save_checkpoint(replace(load_checkpoint("runs/nuclei"), momentum={}), Path("accelerated/networks/nuclei.json"))
+END
+prm eval compare eval/results/nuclei/eval.json
