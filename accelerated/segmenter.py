@@ -73,7 +73,7 @@ class SegmentationSettings:
                 raise InputError(f"segmentation setting {name} must be an integer >= {least}, not {value!r}")
         for name in ("window", "contour"):
             if getattr(self, name) % 2 == 0:
-                raise InputError(f"segmentation setting {name} must be odd, not {getattr(self, name)}")
+                raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
         numbers = ("class_threshold", "peak_threshold", "alpha", "beta_area", "bias", "min_area", "max_area", "nms")
         for name in (*numbers, *(() if self.peak_minimum is None else ("peak_minimum",))):
             value = getattr(self, name)
@@ -156,7 +156,7 @@ class Segmenter:
             settings = SegmentationSettings(**(checkpoint.segmentation | overrides))
             aggregate = None if pool["name"] == "peak" else aggregation(pool["name"], **pool.get("options", {}))
         except (TypeError, ValueError) as error:
-            raise InputError(f"checkpoint: unknown setting ({error})") from None
+            raise InputError(f"checkpoint: a setting cannot be used ({error})") from None
         contrast = given.get("contrast", False)
         return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate)
 

@@ -11,7 +11,6 @@ import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
-from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from prm.accelerated import Proposals, Segmentation, Segmenter
@@ -143,7 +142,7 @@ def watershed_instances(image: np.ndarray, settings: WatershedSettings) -> tuple
     side = 2 * settings.distance + 1
     maxima = (depth == ndimage.maximum_filter(depth, side)) & objects
     regions = watershed(-depth, label(maxima), mask=objects)
-    regions = remove_small_objects(regions, max_size=settings.min_area)
+    regions[(np.bincount(regions.ravel()) <= settings.min_area)[regions]] = 0
     numbers = np.unique(regions[regions > 0])
     ground = np.median(grey[~objects]) if (~objects).any() else 0.0
     scores = ndimage.mean(np.abs(grey - ground), regions, numbers) if len(numbers) else np.zeros(0)
