@@ -84,16 +84,11 @@ def record(answer: Segmentation, sample):
     """The metrics' record of one picture's answer."""
     masks = [i.mask for i in answer.instances] or [Proposals.empty(*answer.size)]
     labels, scores = [i.label for i in answer.instances], [i.score for i in answer.instances]
-    return _record(Proposals.concatenate(masks), labels, scores, sample)
-
-
-def _record(masks: Proposals, labels, scores, sample) -> ImageRecord:
-    """Overlaps from runs: crowded pictures hold hundreds of masks."""
-    truth = Proposals.from_masks(torch.from_numpy(sample.masks))
+    # From runs: crowded pictures hold hundreds of masks.
+    ious = Proposals.concatenate(masks).ious(Proposals.from_masks(torch.from_numpy(sample.masks)))
     return ImageRecord(
-        masks.ious(truth).double().numpy(), np.asarray(labels, dtype=np.int64), np.asarray(scores, dtype=np.float64),
-        sample.mask_labels,
-    )  # fmt: skip
+        ious.double().numpy(), np.array(labels, dtype=np.int64), np.array(scores, dtype=np.float64), sample.mask_labels
+    )
 
 
 def _hits(instance, sample) -> bool:
@@ -125,38 +120,40 @@ WATERSHED_GRID = [
 ]
 
 
-def watershed_instances(image: np.ndarray, settings: WatershedSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (K, H, W) bool and scores (K,), a region's mean distance from the ground's grey, without any learning.
+def watershed_regions(image: np.ndarray, settings: WatershedSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Regions (H, W) int, numbered from 1, and their scores (K,): the mean distance from the ground's grey.
 
     image: (H, W, 3) uint8. The smaller side of Otsu's threshold is taken for the objects, so that dark cells on a
-    light ground are found as well.
+    light ground are found as well. Nothing here is learned.
     """
     grey = ndimage.gaussian_filter(image.mean(axis=2), settings.sigma)
     if grey.max() <= grey.min():
-        return np.zeros((0, *grey.shape), dtype=bool), np.zeros(0)
-    bright = grey > threshold_otsu(grey)
-    if bright.mean() > 0.5:
+        return np.zeros(grey.shape, dtype=int), np.zeros(0)
+    if (grey > threshold_otsu(grey)).mean() > 0.5:
         grey = 255 - grey
     objects = grey > threshold_otsu(grey) * settings.factor
     depth = ndimage.distance_transform_edt(objects)
-    side = 2 * settings.distance + 1
-    maxima = (depth == ndimage.maximum_filter(depth, side)) & objects
+    maxima = (depth == ndimage.maximum_filter(depth, 2 * settings.distance + 1)) & objects
     regions = watershed(-depth, label(maxima), mask=objects)
-    regions[(np.bincount(regions.ravel()) <= settings.min_area)[regions]] = 0
-    numbers = np.unique(regions[regions > 0])
+    keep = np.bincount(regions.ravel()) > settings.min_area
+    keep[0] = False
+    regions = (np.cumsum(keep) * keep)[regions]
     ground = np.median(grey[~objects]) if (~objects).any() else 0.0
-    scores = ndimage.mean(np.abs(grey - ground), regions, numbers) if len(numbers) else np.zeros(0)
-    return regions[None] == numbers[:, None, None], np.asarray(scores)
+    return regions, np.asarray(ndimage.mean(np.abs(grey - ground), regions, np.arange(1, keep.sum() + 1))).reshape(-1)
 
 
-def evaluate_watershed(samples: Sequence, settings: WatershedSettings, tick=lambda: None) -> dict:
+def evaluate_watershed(samples: Sequence, settings: WatershedSettings) -> dict:
     """mAP^r and ABO of the watershed on pictures with instances of one class."""
     records = []
     for sample in samples:
-        masks, scores = watershed_instances(sample.image, settings)
-        runs = Proposals.from_masks(torch.from_numpy(masks))
-        records.append(_record(runs, np.zeros(len(masks)), scores, sample))
-        tick()
+        regions, scores = watershed_regions(sample.image, settings)
+        count = len(scores) + 1
+        # A column a true instance: how many of its pixels each region holds.
+        common = [np.bincount(regions[mask], minlength=count)[1:] for mask in sample.masks]
+        common = np.stack(common, axis=1) if common else np.zeros((len(scores), 0))
+        area = np.bincount(regions.ravel(), minlength=count)[1:, None] + sample.masks.sum(axis=(1, 2))[None, :]
+        ious = common / np.maximum(area - common, 1)
+        records.append(ImageRecord(ious, np.zeros(len(scores), np.int64), scores, sample.mask_labels))
     return instance_figures(records, ["object"])
 
 

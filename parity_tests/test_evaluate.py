@@ -14,7 +14,7 @@ from prm.eval.evaluate import (
     evaluate,
     evaluate_watershed,
     tune_watershed,
-    watershed_instances,
+    watershed_regions,
 )
 from prm.eval.tuning import tune
 
@@ -32,15 +32,15 @@ def discs(*centres, radius=8, size=64, dark=False):
 @pytest.mark.parametrize("dark", [False, True])
 def test_watershed_finds_discs_that_touch_on_either_ground(dark):
     sample = discs((20, 20), (20, 34), (48, 40), dark=dark)
-    masks, scores = watershed_instances(sample.image, WatershedSettings(distance=4))
-    assert len(masks) == len(scores) == 3
+    regions, scores = watershed_regions(sample.image, WatershedSettings(distance=4))
+    assert regions.max() == len(scores) == 3 and set(np.unique(regions)) == {0, 1, 2, 3}
     figures = evaluate_watershed([sample], WatershedSettings(distance=4))
     assert figures["mAP^r_0.5"] == 1.0 and figures["ABO"] > 0.9
 
 
 def test_watershed_of_an_even_picture_finds_nothing():
-    masks, scores = watershed_instances(np.full((8, 9, 3), 7, np.uint8), WatershedSettings())
-    assert masks.shape == (0, 8, 9) and len(scores) == 0
+    regions, scores = watershed_regions(np.full((8, 9, 3), 7, np.uint8), WatershedSettings())
+    assert regions.shape == (8, 9) and not regions.any() and len(scores) == 0
 
 
 def test_tuned_watershed_is_never_worse_on_its_own_pictures():
