@@ -24,7 +24,7 @@ lint: $(INSTALLED)
 # From image-level labels to masks in a few minutes: draw scenes, train on their labels, judge on masks, look.
 demo: $(INSTALLED)
 	$(BIN)/prm data make-synthetic demo/scenes --train 600 --val 60
-	$(BIN)/prm train --data demo/scenes --out demo/network --resume --size 128 --epochs 14 --jitter 1.1 \
+	$(BIN)/prm train --data demo/scenes --out demo/network --resume --size 128 --epochs 22 --jitter 1.1 \
 	    --network-options '{"widths": [16, 32, 64, 96], "pools": 3}' --lr-features 0.05 --lr-classifier 0.05
 	$(BIN)/prm eval --data demo/scenes -c demo/network --cache demo/proposals --json demo/figures.json
 	$(BIN)/prm segment demo/scenes/val -c demo/network --cache demo/proposals -o demo/gallery
