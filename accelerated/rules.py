@@ -38,11 +38,11 @@ class Visits:
     def with_(self, P: Tensor, origin: Tensor | None = None) -> Visits:
         return Visits(P, self.origin if origin is None else origin, self.image)
 
-    def of(self, maps: Tensor, fill: float = 0) -> Tensor:
+    def of(self, maps: Tensor) -> Tensor:
         """Each peak's window of per-image maps (N, C, H, W): (K, C, h, w), or (1, C, H, W) to broadcast."""
         if maps.dim() != 4 or (self.P.shape[2:] == maps.shape[2:] and not self.origin.any()):
-            return maps if maps.shape[0] == 1 else maps[self.image]
-        out = maps.new_full((len(self.P), maps.shape[1], *self.P.shape[2:]), fill)
+            return _rows(maps, self.image)
+        out = maps.new_zeros((len(self.P), maps.shape[1], *self.P.shape[2:]))
         for k, (n, origin) in enumerate(zip(self.image.tolist(), self.origin.tolist())):
             cuts = [_overlap(o, h, have) for o, h, have in zip(origin, self.P.shape[2:], maps.shape[2:])]
             out[(k, slice(None), *(here for here, _ in cuts))] = maps[(n, slice(None), *(there for _, there in cuts))]

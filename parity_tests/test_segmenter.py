@@ -22,15 +22,6 @@ MEAN, STD = [0.5, 0.4, 0.45], [0.25, 0.3, 0.2]
 BLOCKS = (["max", "strided"], ["strided", "residual", "max"], ["strided", "concat", "strided"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a network gains nothing from threads, and where other programs run it waits for them at every step."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def picture(height, width, seed):
     """Smooth coloured noise, uint8: its maps have peaks of many heights."""
     draw = torch.Generator().manual_seed(seed)

@@ -20,15 +20,6 @@ from prm.accelerated.training import TrainingSettings, learning_rate_factor, par
 from prm.parity_tests.tolerances import assert_close
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a network gains nothing from threads, and where other programs run it waits for them at every step."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @dataclass
 class Sample:
     image: np.ndarray
