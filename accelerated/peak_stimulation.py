@@ -89,7 +89,8 @@ def _peak_stimulation(M: Tensor, window: int, kind: str, value: float, upsample:
     valid = _valid_peaks(maps, window, kind, value, M.dtype)
     number = valid.flatten(2).sum(dim=2)
     # A map without a valid peak holds a non-finite value: 0 / 0 makes its score NaN, which stops the training loop.
-    scores = torch.where(valid, maps, 0).flatten(2).sum(dim=2) / number
+    # Divided before the sum, which could leave the range of float32 where the mean does not.
+    scores = (torch.where(valid, maps, 0).flatten(2) / number[..., None]).sum(dim=2)
 
     N, C, H, W = maps.shape
     rows = N * C * capacity(H, W, window)

@@ -1,4 +1,4 @@
-"""The command `prm`: data, training, segmentation, evaluation. Every subcommand tells its own story in --help."""
+"""The command `prm`: data, training, segmentation, evaluation, parity. Every subcommand has its own --help."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="Make and look at data sets.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure time and memory.")
+parity_app = typer.Typer(
+    no_args_is_help=True,
+    help="Compare an implementation, on any hardware, with the oracle; golden vectors. Guide: parity_tests/PORTING.md.",
+)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(parity_app, name="parity")
 
 console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -600,6 +605,113 @@ def bench_segment(
             str(row["peaks"]), *(f"{s:.3f}" for s in seconds), f"{sum(seconds):.2f}", str(row["peak_memory_mb"])
         )
     out_console.print(table)
+
+
+# ------------------------------------------------------------------------------------------------------------ parity
+
+
+@parity_app.command("run")
+def parity_run(
+    device: Annotated[str, typer.Option(metavar="TYPE", help="Device type whose kernels are compared.")] = "cpu",
+    implementation: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:OBJECT", help="Compare this object's functions on NumPy arrays instead."),
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="Import this first: it registers kernels for the device.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DTYPE", help="float64, float32, bfloat16 or float16; repeat for several. Default: all."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help='Compare only what begins so, as "peak_backprop.conv2d"; may be repeated.'),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Generated cases for a function and dtype.")] = 300,
+    networks: Annotated[int, typer.Option(min=1, help="Random networks for a dtype.")] = 150,
+    json_file: Json = None,
+) -> None:
+    """Compare with the oracle, function by function and on random networks. Exit code 0: all agree; 1: something does
+    not; 2: bad input.
+    """  # fmt: skip
+    conformance = _conformance()
+    started = time.perf_counter()
+    if register is not None:
+        conformance.load(register)
+    make, source = _implementation(conformance, implementation, device)
+    wanted = conformance.plan(dtype or (), only or (), arrays=implementation is not None)
+    out_console.print(_PARITY_ROW.format(*_PARITY_COLUMNS))
+    rows = []
+    for name, kind in wanted:
+        count = networks if name == conformance.NETWORKS else examples
+        row = conformance.check(name, make(kind), kind, count, source(kind), device)
+        error, allowed = f"{row.largest_error:.1e}", f"{row.tolerance:.1e}" if row.tolerance else "exact"
+        shown = (row.cases, error, allowed, "pass" if row.passed else "FAIL", f"{row.seconds:.1f}")
+        out_console.print(_PARITY_ROW.format(name, row.equation, kind, row.ran, *shown))
+        rows.append(row)
+    failed = [row for row in rows if not row.passed]
+    figures = {"device": device, "implementation": implementation, "passed": not failed}
+    _write_figures(json_file, figures | {"rows": [asdict(row) for row in rows]}, started)
+    for row in failed:
+        out_console.print(f"\n{row.operator} in {row.dtype}: {row.failure}")
+    out_console.print(f"\n{len(rows) - len(failed)} of {len(rows)} rows agree with the oracle")
+    if failed:
+        raise typer.Exit(1)
+
+
+_PARITY_COLUMNS = ("function", "paper", "dtype", "ran", "cases", "largest error", "tolerance", "result", "seconds")
+_PARITY_ROW = "{:34} {:12} {:9} {:11} {:>6} {:>13} {:>10}  {:6} {:>8}"
+
+
+def _conformance():
+    try:
+        from prm.parity_tests import conformance
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "pytest"):
+            raise
+        raise InputError('prm parity needs hypothesis: pip install "peak-response-maps[parity]"') from error
+    return conformance
+
+
+def _implementation(conformance, name: str | None, device: str):
+    """For a dtype: the implementation, and the Python that makes it."""
+    if name is not None:
+        found = conformance.load(name)
+        module, _, attribute = name.partition(":")
+        source = f"from {module} import {attribute}" if attribute else f"import {module}"
+        return lambda dtype: found, lambda dtype: f"{source} as implementation"
+    _device(device)
+    port = conformance.TorchPort
+    source = "from prm.parity_tests.torch_port import TorchPort\nimplementation = {!r}"
+    return lambda dtype: port(device, dtype), lambda dtype: source.format(port(device, dtype))
+
+
+@parity_app.command("write-golden")
+def parity_write_golden(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; made if missing.")],
+) -> None:
+    """Write inputs and the oracle's answers for every equation and layer kind, and a page on the files, for
+    ports that speak no Python.
+    """  # fmt: skip
+    from prm.reference import golden
+
+    golden.write(out)
+    out_console.print(f"{out}: read README.md there; check a port's answers with check_answers.py there")
+
+
+@parity_app.command("check-golden")
+def parity_check_golden(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `prm parity write-golden` wrote.")],
+    implementation: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:OBJECT", help="Whose answers to check; default: the oracle of this installation."),
+    ] = None,
+) -> None:
+    """Compute every golden case again and compare. Exit code 0: all agree; 1: something does not; 2: bad input."""
+    from prm.reference import golden
+
+    raise NotImplementedError(golden, folder, implementation)
 
 
 # ------------------------------------------------------------------------------------------------------------ shared

@@ -1,5 +1,7 @@
 """Hypothesis strategies: class response maps, and small random networks of every kind of layer."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,19 +12,19 @@ from torch import nn
 # ---- class response maps
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
-MAP_KINDS = ("coarse", "fine", "constant", "negative", "plateaus")
+MAP_KINDS = ("coarse", "fine", "constant", "negative", "plateaus", "largest", "smallest")
 
 
 @st.composite
-def maps(draw, dtype, kinds=MAP_KINDS, max_side=9, max_images=2, max_classes=3):
-    """(N, C, H, W) of `dtype`: multiples of 1/8, exact in every dtype, with ties unless the kind is "fine".
+def exact_maps(draw, dtype, kinds=MAP_KINDS, max_side=9, max_images=2, max_classes=3):
+    """(N, C, H, W) float64 of numbers that `dtype` holds exactly, with ties unless the kind is "fine".
 
-    One-pixel and one-row maps are included, and layouts that are not contiguous.
+    Multiples of 1/8, or numbers near the dtype's largest or smallest. One-pixel and one-row maps are included.
     """
     N, C = draw(st.integers(1, max_images)), draw(st.integers(1, max_classes))
     H, W = draw(st.sampled_from([(1, 1), (1, max_side), (max_side, 1), (0, 0), (0, 0), (0, 0)]))
     H, W = H or draw(st.integers(2, max_side)), W or draw(st.integers(2, max_side))
-    kind, layout, seed = draw(st.sampled_from(kinds)), draw(st.sampled_from(LAYOUTS)), draw(st.integers(0, 2**31))
+    kind, seed = draw(st.sampled_from(kinds)), draw(st.integers(0, 2**31))
     rng = np.random.default_rng(seed)
     if kind == "constant":
         eighths = np.broadcast_to(rng.integers(-40, 40, (N, C, 1, 1)), (N, C, H, W))
@@ -34,11 +36,23 @@ def maps(draw, dtype, kinds=MAP_KINDS, max_side=9, max_images=2, max_classes=3):
         eighths = 8 * rng.integers(0, 2, (N, C, H, W))
     else:
         eighths = rng.integers(-8, 9, (N, C, H, W))
-    M = torch.from_numpy(np.array(eighths)).to(torch.float64).div(8).to(dtype)
+    unit, limits = 0.125, torch.finfo(dtype)
+    if kind == "largest":  # in float64 with room for a sum: the oracle's own arithmetic ends there
+        unit = limits.max / (1024 if dtype == torch.float64 else 8)
+    elif kind == "smallest":  # down to a quarter of the smallest normal number, still exact to 20 bits in float32
+        unit = limits.tiny / 4
+    return torch.from_numpy(eighths * unit).to(dtype).double().numpy()
+
+
+@st.composite
+def maps(draw, dtype, kinds=MAP_KINDS, max_side=9, max_images=2, max_classes=3):
+    """`exact_maps` as a tensor of `dtype`, also in layouts that are not contiguous."""
+    M = torch.from_numpy(draw(exact_maps(dtype, kinds, max_side, max_images, max_classes))).to(dtype)
+    layout = draw(st.sampled_from(LAYOUTS))
     if layout == "channels_last":
         return M.contiguous(memory_format=torch.channels_last)
     if layout == "strided":
-        wide = torch.full((N, C, H, 2 * W + 1), 99.0, dtype=dtype)
+        wide = torch.full((*M.shape[:3], 2 * M.shape[3] + 1), 99.0, dtype=dtype)
         wide[..., 1::2] = M
         return wide[..., 1::2]
     return M
@@ -173,6 +187,60 @@ class Padded(nn.Module):
         return F.relu(self.conv(F.pad(x, (2, 1, 1, 2))))
 
 
+class Separable(nn.Module):
+    """Depthwise and pointwise, as in MobileNet; in v2's form with a shortcut."""
+
+    def __init__(self, c, norm=False):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(c) if norm else None
+        self.depthwise, self.pointwise = nn.Conv2d(c, c, 3, padding=1, groups=c), nn.Conv2d(c, c, 1)
+
+    def forward(self, x):
+        out = self.pointwise(F.relu6(self.depthwise(x)))
+        return F.relu(out) if self.norm is None else x + self.norm(out)
+
+
+class Dense(nn.Module):
+    """Every layer sees what all before it found; each batch norm comes before its convolution and stays apart."""
+
+    def __init__(self, c, norm=False):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(c + 2 * i, 2, 3, padding=1) for i in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c + 2 * i) if norm else nn.Identity() for i in range(2))
+        self.transition = nn.Conv2d(c + 4, c, 1)
+
+    def forward(self, x):
+        found = [x]
+        for norm, layer in zip(self.norms, self.layers):
+            found.append(layer(F.relu(norm(torch.cat(found, 1)))))
+        return F.relu(self.transition(torch.cat(found, 1)))
+
+
+class Branches(nn.Module):
+    """Four branches, one of them a pooling, as in Inception."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.one, self.three, self.five = nn.Conv2d(c, 1, 1), nn.Conv2d(c, 1, 3, padding=1), nn.Conv2d(c, 1, 5, 1, 2)
+        self.pooled = nn.Conv2d(c, c - 3, 1)
+
+    def forward(self, x):
+        last = self.pooled(F.max_pool2d(x, 3, stride=1, padding=1))
+        return torch.cat([F.relu(b) for b in (self.one(x), self.three(x), self.five(x), last)], dim=1)
+
+
+class Downsampling(nn.Module):
+    """A residual block whose shortcut is a strided 1x1 convolution."""
+
+    def __init__(self, c, norm=True):
+        super().__init__()
+        self.conv, self.shortcut = nn.Conv2d(c, c, 3, 2, 1), nn.Conv2d(c, c, 1, 2)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) if norm else nn.Identity() for _ in range(2))
+
+    def forward(self, x):
+        return F.relu(self.norms[0](self.conv(x)) + self.norms[1](self.shortcut(x)))
+
+
 CHANNELS = 4
 BLOCKS = {
     "plain": Plain,
@@ -182,7 +250,14 @@ BLOCKS = {
     "grouped": lambda c: Plain(c, groups=2),
     "depthwise": lambda c: Plain(c, groups=c),
     "residual": Residual,
+    "residual_without_norm": lambda c: Downsampling(c, norm=False),
+    "downsampling": Downsampling,
     "concat": Concat,
+    "branches": Branches,
+    "dense": Dense,
+    "dense_norm": lambda c: Dense(c, norm=True),
+    "separable": Separable,
+    "separable_norm": lambda c: Separable(c, norm=True),
     "halves": Halves,
     "folded": Folded,
     "unfolded": Unfolded,
@@ -231,11 +306,51 @@ def randomise(module, seed):
     return module.eval()
 
 
+@dataclass(frozen=True)
+class Cnn:
+    """A random network, its images and its peaks, by a handful of numbers: what is printed is enough to repeat it."""
+
+    blocks: tuple[str, ...]
+    seed: int
+    size: tuple[int, int]
+    images: int = 1
+    peaks: int = 1
+    upsample: int = 1
+    signed: bool = False
+
+    def __str__(self):
+        return f"from prm.parity_tests.strategies import Cnn\ncase = {self!r}"
+
+    def module(self, dtype=torch.float64):
+        return SmallCnn(self.blocks, self.seed).to(dtype)
+
+    def pictures(self, dtype=torch.float64):
+        """(images, 3, *size) of both signs, numbers that `dtype` holds exactly."""
+        draw = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.images, 3, *self.size, dtype=torch.float64, generator=draw).to(dtype)
+
+    def positions(self, shape):
+        """(peaks, 4) int64 on maps of `shape` (N, C, h, w): a corner, an opposite one, and others anywhere."""
+        N, C, h, w = shape[0], shape[1], shape[2] * self.upsample, shape[3] * self.upsample
+        rng = np.random.default_rng(self.seed)
+        anywhere = [[int(rng.integers(n)) for n in (N, C, h, w)] for _ in range(self.peaks)]
+        corners = [[N - 1, 0, 0, 0], [0, C - 1, h - 1, w - 1]] if self.peaks > 2 else []
+        return np.array((corners + anywhere)[: self.peaks], np.int64)
+
+
+@st.composite
+def cnns(draw, max_blocks=4):
+    """Random networks of every kind of block, with one to three images and one to five peaks."""
+    blocks = draw(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=max_blocks))
+    size = draw(st.integers(5, 13)), draw(st.integers(5, 13))
+    numbers = {"images": draw(st.integers(1, 3)), "peaks": draw(st.integers(1, 5))}
+    options = {"upsample": draw(st.sampled_from([1, 1, 2, 8])), "signed": draw(st.sampled_from([False, False, True]))}
+    return Cnn(tuple(blocks), draw(st.integers(0, 2**31)), size, **numbers, **options)
+
+
 @st.composite
 def networks(draw, max_blocks=4):
     """(SmallCnn, images (2, 3, H, W)) in float64."""
-    blocks = draw(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=max_blocks))
-    seed = draw(st.integers(0, 2**31))
-    H, W = draw(st.integers(5, 13)), draw(st.integers(5, 13))
-    images = torch.randn(2, 3, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return SmallCnn(blocks, seed).double(), images
+    case = draw(cnns(max_blocks))
+    images = torch.randn(2, 3, *case.size, dtype=torch.float64, generator=torch.Generator().manual_seed(case.seed))
+    return case.module(), images

@@ -9,6 +9,8 @@ import torch
 
 # One equation of the oracle against one operator or layer.
 OPERATOR = {torch.float64: 1e-12, torch.float32: 2e-6}
+# Layers that can leak, and every layer that a walk in bfloat16 passes: P / Z and the products around it are rounded.
+WALK = {**OPERATOR, torch.bfloat16: 2**-6}
 # Whole networks: rounding of many layers, and of the ratios P / Z between them.
 NETWORK = {torch.float64: 1e-9, torch.float32: 1e-4}
 # Peak pooling alone takes the half precisions. It computes in float32; only the gradient is rounded to the map's dtype.

@@ -1,0 +1,310 @@
+"""The comparison of an implementation with the oracle: generated cases for every function, one table row per dtype.
+
+An implementation is an object with the functions of `prm.reference` (PORTING.md lists them): the fast path on a device,
+by `torch_port.TorchPort`, or anyone's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, settings
+
+import prm.reference
+from prm import InputError
+from prm.parity_tests.convert import to_reference
+from prm.parity_tests.operators import OPERATORS, WALK, Case, cases, rounded
+from prm.parity_tests.strategies import Cnn, cnns
+from prm.parity_tests.tolerances import NETWORK, as_array
+from prm.parity_tests.torch_port import Recorder, TorchPort, runs_on
+from prm.reference.network import forward, walk
+
+NETWORKS = "network.walk"
+NAMES = (*OPERATORS, NETWORKS)
+# Values of a max pooling that lie closer than this share of its largest are not compared: rounding may swap them.
+NEAR = {"float64": 1e-12, "float32": 1e-5}
+# Cases of a row on which it is seen which of torch's operators run.
+WATCHED = 5
+
+
+class Mismatch(AssertionError):
+    """An answer that is not the oracle's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a function in a dtype.
+
+    equation: "-" where the paper has none. ran: "kernel" where one is registered for the device, "torch code", or
+    "arrays" for an object's functions. largest_error and tolerance: shares of an answer's largest magnitude. seconds:
+    spent in the implementation alone. failure: what is wrong, and lines that repeat it.
+    """
+
+    operator: str
+    equation: str
+    dtype: str
+    ran: str
+    cases: int
+    largest_error: float
+    tolerance: float
+    seconds: float
+    failure: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.failure is None
+
+
+# ---- one case
+
+
+def compare(case: Case | Cnn, implementation, dtype: str) -> float:
+    """The largest error of the implementation's answer, relative to the largest magnitude of each array.
+
+    Raises Mismatch, naming array, index and values, where it is larger than the tolerance or not exact.
+    """
+    return _largest_error(_answer(case, implementation, dtype), _expected(case, dtype), case, dtype)
+
+
+def _expected(case, dtype):
+    if isinstance(case, Cnn):
+        return _walks(case, dtype)
+    arguments = dict(case.arguments)
+    if "threshold" in arguments and case.operator.startswith("peak_stimulation"):
+        arguments["threshold"] = rounded(arguments["threshold"], getattr(torch, dtype))
+    return OPERATORS[case.operator].answer(prm.reference, arguments)
+
+
+def _answer(case, implementation, dtype):
+    if isinstance(case, Cnn):
+        return _answered_walks(case, implementation, dtype)
+    return OPERATORS[case.operator].answer(implementation, case.typed(dtype))
+
+
+def _largest_error(answers, expected, case, dtype):
+    table = NETWORK if isinstance(case, Cnn) else OPERATORS[case.operator].tolerance
+    largest = 0.0
+    if answers.keys() != expected.keys():
+        raise Mismatch(f"the answer is {sorted(answers)}, expected {sorted(expected)}")
+    for name, wanted in expected.items():
+        wanted, got = np.asarray(wanted), np.asarray(answers[name])
+        if got.shape != wanted.shape:
+            raise Mismatch(f"{name} has shape {got.shape}, expected {wanted.shape}: {_short(got)}, {_short(wanted)}")
+        exact = wanted.dtype.kind in "iub"
+        got, wanted = as_array(got), as_array(wanted)
+        scale = 1.0 if exact or name == "leaked" else np.abs(wanted).max(initial=0.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.where(got == wanted, 0.0, np.nan_to_num(np.abs(got - wanted), nan=np.inf))
+        allowed = 0.0 if exact else table[getattr(torch, dtype)] * scale
+        if (error > allowed).any():
+            index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
+            raise Mismatch(
+                f"{name}{list(index) if index else ''} is {float(got[index])}, expected {float(wanted[index])}; "
+                f"{np.count_nonzero(error > allowed)} of {error.size} values differ by more than {allowed:.2g}"
+            )
+        largest = max(largest, float(error.max(initial=0.0)) / (scale or 1.0))
+    return largest
+
+
+def _short(array):
+    return np.array2string(array, threshold=20, separator=", ").replace("\n", " ")
+
+
+# ---- whole networks
+
+
+def _walks(case, dtype):
+    """The oracle's maps, PRMs and leaks, from the module in this dtype turned into plain data."""
+    network, activations = _activations(case, dtype)
+    maps = np.stack([a[network.output] for a in activations])
+    found = [
+        walk(network, activations[n], peak, case.upsample, case.signed) for n, *peak in case.positions(maps.shape)
+    ]
+    return _as_arrays(maps, found)
+
+
+def _as_arrays(maps, walks):
+    prms, leaked = np.stack([w.prm for w in walks]), np.array([float(w.leaked) for w in walks])
+    return {"maps": maps, "PRMs": prms, "leaked": leaked, "empty": np.array([bool(w.empty) for w in walks])}
+
+
+@lru_cache(maxsize=1)
+def _activations(case, dtype):
+    dtype = getattr(torch, dtype)
+    network = to_reference(case.module(dtype))
+    return network, [forward(network, image) for image in case.pictures(dtype).double().numpy()]
+
+
+def _answered_walks(case, implementation, dtype):
+    images = case.pictures(getattr(torch, dtype)).numpy()
+    if isinstance(implementation, TorchPort):
+        module = case.module(implementation.dtype)
+        with torch.no_grad():
+            shape = module(torch.from_numpy(images)).shape
+        answer = implementation.walk_module(module, images, case.positions(shape), case.upsample, case.signed)
+        return dict(zip(("maps", "PRMs", "leaked", "empty"), answer))
+    network = to_reference(case.module(getattr(torch, dtype)))
+    activations = [implementation.network.forward(network, image) for image in images]
+    maps = np.stack([as_array(a[network.output]) for a in activations])
+    found = [
+        implementation.network.walk(network, activations[n], tuple(peak), upsample=case.upsample, signed=case.signed)
+        for n, *peak in case.positions(maps.shape).tolist()
+    ]
+    return _as_arrays(maps, found)
+
+
+def has_near_choices(network, activations, gap):
+    """Whether rounding could change what a network's walk chooses: two values of a max pooling closer than `gap`.
+
+    The gap is a share of the layer's largest magnitude; equal values are no near choice, the first is taken.
+    """
+    for node in network.nodes:
+        if node.op not in ("max_pool2d", "adaptive_max_pool2d"):
+            continue
+        for U in (a[node.inputs[0]] for a in activations):
+            # Values of one channel that lie that close are rare: whether they share a window is not asked.
+            values = np.sort(U.reshape(len(U), -1), axis=1)
+            steps = np.diff(values, axis=1)
+            if ((steps > 0) & (steps < gap * np.abs(U).max())).any():
+                return True
+    return False
+
+
+# ---- many cases
+
+
+def load(name: str):
+    """The object that "module:object" names, or the module that "module" names; the working directory counts.
+
+    Raises InputError, one line, where there is none.
+    """
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+        return attrgetter(attribute)(found) if attribute else found
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise InputError(f"cannot load {name!r}: {error}") from error
+    finally:
+        sys.path.remove("")
+
+
+def plan(dtypes: Sequence[str] = (), only: Sequence[str] = (), arrays: bool = False) -> list[tuple[str, str]]:
+    """The rows to fill, (function, dtype), in the order of a port.
+
+    dtypes: () takes every one that a function is compared in; for `arrays` of NumPy float64 and float32. only: names of
+    functions, or their beginnings. Raises InputError for what is never compared.
+    """
+    for wanted in only:
+        if not any(name.startswith(wanted) for name in NAMES):
+            raise InputError(f"nothing that is compared begins with {wanted!r}; there are {', '.join(NAMES)}")
+    dtypes = dtypes or (("float64", "float32") if arrays else ("float64", "float32", "bfloat16", "float16"))
+    names = [name for name in NAMES if not only or name.startswith(tuple(only))]
+    found = [(name, dtype) for name in names for dtype in dtypes if getattr(torch, dtype, None) in _tolerances(name)]
+    if not found:
+        raise InputError(f"{', '.join(names)} is not compared in {', '.join(dtypes)}")
+    return found
+
+
+def _tolerances(name):
+    return NETWORK if name == NETWORKS else OPERATORS[name].tolerance
+
+
+def check(name, implementation, dtype, examples, source="", device="cpu") -> Row:
+    """Compare one function in one dtype on `examples` generated cases; the row tells how it went.
+
+    implementation: a TorchPort of this dtype, or an object of functions on arrays. source: Python that defines
+    `implementation`, for the lines that repeat a failure. device: whose kernels a TorchPort runs.
+    """
+    tally = _Tally(name, implementation, dtype)
+    absent = None if isinstance(implementation, TorchPort) else _absent(name, implementation)
+    if absent is not None:
+        return tally.row(device, f"there is no function {absent}")
+
+    @settings(
+        max_examples=examples, database=None, derandomize=True, deadline=None, report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(cnns() if name == NETWORKS else cases(OPERATORS[name], dtype))
+    def every_case(case):
+        if isinstance(case, Cnn):
+            assume(not has_near_choices(*_activations(case, dtype), gap=NEAR[dtype]))
+        tally.add(case, _expected(case, dtype))
+
+    try:
+        every_case()
+    except Exception:
+        if tally.failure is None:  # not the implementation's
+            raise
+        return tally.row(device, tally.report(source))
+    return tally.row(device)
+
+
+def _absent(name, implementation):
+    """The first of the functions behind a row that the implementation lacks, or None."""
+    beside = {"retrieval.score": ["retrieval.terms"], NETWORKS: ["network.forward"],
+              "peak_stimulation.backward": ["peak_stimulation.forward"]}  # fmt: skip
+    for function in (name, *beside.get(name, ())):
+        try:
+            attrgetter(function)(implementation)
+        except AttributeError:
+            return function
+    return None
+
+
+class _Tally:
+    """What the cases of one row have shown so far."""
+
+    def __init__(self, name, implementation, dtype):
+        self.name, self.implementation, self.dtype = name, implementation, dtype
+        self.cases, self.largest, self.seconds = 0, 0.0, 0.0
+        self.failure, self.calls = None, set()
+
+    def add(self, case, expected):
+        """Compare one case. What goes wrong is kept, the last being what hypothesis has made smallest, and raised."""
+        try:
+            begun = time.perf_counter()
+            answer = self._watched(case) if self.cases < WATCHED else _answer(case, self.implementation, self.dtype)
+            self.seconds += time.perf_counter() - begun
+            self.largest = max(self.largest, _largest_error(answer, expected, case, self.dtype))
+            self.cases += 1
+        except Exception as error:
+            self.failure = (case, error)
+            raise
+
+    def _watched(self, case):
+        """The answer, and which of torch's operators gave it: a fast path that is not taken would prove nothing."""
+        if not isinstance(self.implementation, TorchPort):
+            return _answer(case, self.implementation, self.dtype)
+        with Recorder() as recorder:
+            answer = _answer(case, self.implementation, self.dtype)
+        self.calls |= recorder.calls
+        wanted = WALK if self.name == NETWORKS else OPERATORS[self.name].calls
+        missing = set(wanted) - self.calls
+        if missing and self.cases == WATCHED - 1:
+            raise Mismatch(f"the operators {sorted(missing)} did not run")
+        return answer
+
+    def row(self, device, failure=None):
+        if not isinstance(self.implementation, TorchPort):
+            ran = "arrays"
+        else:
+            ran = " + ".join(sorted({runs_on(call, device) for call in self.calls})) or "torch code"
+        equation = "Eq. 4-5" if self.name == NETWORKS else OPERATORS[self.name].equation
+        tolerance = _tolerances(self.name)[getattr(torch, self.dtype)]
+        return Row(self.name, equation, self.dtype, ran, self.cases, self.largest, tolerance, self.seconds, failure)
+
+    def report(self, source):
+        """What was wrong with the smallest case found, and lines that repeat it."""
+        case, error = self.failure
+        what = str(error) if isinstance(error, Mismatch) else f"it raised {type(error).__name__}: {error}"
+        script = f"{case}\n{source}\nfrom prm.parity_tests.conformance import compare"
+        return f'{what}\n\n{script}\ncompare(case, implementation, "{self.dtype}")'

@@ -1,0 +1,511 @@
+"""What is compared: the functions of the oracle that an implementation offers, each with generated cases.
+
+Numbers of a case are exact in the dtype that is tested, so that peaks, masks and choices have one right answer whatever
+the arithmetic. A case prints as a few lines that repeat it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from prm.parity_tests import tolerances
+from prm.parity_tests.strategies import MAP_KINDS, exact_maps, has_near_ties
+from prm.reference import peak_stimulation
+from prm.reference.peak_backprop import interpolation_weights, pooled_size
+from prm.reference.retrieval import Instance
+
+# NumPy has no bfloat16: such values travel in float32.
+NUMPY = {"float64": np.float64, "float32": np.float32, "bfloat16": np.float32, "float16": np.float16}
+LAYOUTS = ("contiguous", "channels_last", "strided")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One function and how it is compared.
+
+    name: dotted, as in prm.reference. equation: where the paper has it. cases: dtype -> strategy of the arguments,
+    float arrays in float64. answer: (implementation, arguments) -> named arrays; integers and truth values are compared
+    exactly. tolerance: dtype -> share of the largest magnitude. calls: the torch operators that must have run.
+    """
+
+    name: str
+    equation: str
+    cases: Callable[[torch.dtype], st.SearchStrategy[dict]]
+    answer: Callable[[Any, dict], Mapping[str, Any]]
+    tolerance: Mapping[torch.dtype, float]
+    calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of one call, float arrays in float64, and how the implementation finds them laid out in memory."""
+
+    operator: str
+    arguments: Mapping[str, Any]
+    layout: str = "contiguous"
+
+    def typed(self, dtype: str) -> dict[str, Any]:
+        """The arguments with float arrays in `dtype`, laid out."""
+        return {key: _typed(value, NUMPY[dtype], self.layout) for key, value in self.arguments.items()}
+
+    def __str__(self):
+        with np.printoptions(threshold=sys.maxsize, linewidth=10**6, floatmode="unique"):
+            arguments = " ".join(repr(dict(self.arguments)).split())
+        return (
+            f"from numpy import array\nfrom prm.parity_tests.operators import OPERATORS, Case\n"
+            f'case = Case("{self.operator}", {arguments}, "{self.layout}")'
+        )
+
+
+def cases(operator: Operator, dtype: str) -> st.SearchStrategy[Case]:
+    """Cases of an operator whose numbers are exact in `dtype`."""
+    arguments = operator.cases(getattr(torch, dtype))
+    return st.builds(Case, st.just(operator.name), arguments, st.sampled_from(LAYOUTS))
+
+
+def _typed(value, dtype, layout):
+    if isinstance(value, list):
+        return [_typed(v, dtype, layout) for v in value]
+    if not isinstance(value, np.ndarray) or value.dtype != np.float64:
+        return value
+    value = value.astype(dtype)
+    if layout == "channels_last" and value.ndim >= 3:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(value, -3, -1)), -1, -3)
+    if layout == "strided" and value.ndim:
+        wide = np.full((*value.shape[:-1], 2 * value.shape[-1] + 1), 99.0, dtype)
+        wide[..., 1::2] = value
+        return wide[..., 1::2]
+    return value
+
+
+# ---- numbers: multiples of 1/8 are exact in every dtype, their sums of a few in most
+
+SIGNS = ("rectified", "both signs", "few levels", "negative", "zeros")
+
+
+def features(rng, shape, kind):
+    """Values of a layer's input, as after a ReLU or with both signs, with exact ties, or all alike."""
+    U = rng.integers(-16, 17, shape) / 8.0
+    if kind == "rectified":
+        return np.maximum(U, 0.0)
+    if kind == "few levels":
+        return np.sign(U)
+    if kind == "negative":
+        return -np.abs(U)
+    return np.zeros(shape) if kind == "zeros" else U
+
+
+def weights(rng, shape):
+    """Weights of both signs; now and then a filter that nothing excites."""
+    W = rng.integers(-8, 9, shape) / 8.0
+    silent = rng.random(shape[0]) < 0.2
+    W[silent] = -np.abs(W[silent])
+    return W
+
+
+def visits(rng, shape):
+    """P(V): non-negative, much of it zero, or at one position alone."""
+    P = rng.integers(0, 9, shape) / 64.0 * (rng.random(shape) < 0.6)
+    if P.size and rng.random() < 0.3:
+        P = np.zeros(shape)
+        P.flat[rng.integers(P.size)] = 1.0
+    return P
+
+
+def randoms():
+    return st.integers(0, 2**31).map(np.random.default_rng)
+
+
+def pairs(low, high):
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+# ---- Eq. 1-3
+
+
+@st.composite
+def maps_to_pool(draw, dtype):
+    upsample = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    # Fractions of an enlargement are rounded: there only maps without near ties have one right answer.
+    kinds = MAP_KINDS if upsample == 1 else ("fine", "fine", "constant", "coarse")
+    M = draw(exact_maps(dtype, kinds, max_side=9 if upsample < 3 else 5))
+    threshold = draw(st.sampled_from(["median", "mean", "max", None, 0.3, -0.25, 1e6]))
+    arguments = {"M": M, "window": draw(st.sampled_from([3, 5, 7])), "threshold": threshold, "upsample": upsample}
+    if upsample > 1:
+        E = peak_stimulation.enlarge(M, upsample)
+        levels = [peak_stimulation.threshold_value(m, rounded(threshold, dtype)) for m in E.reshape(-1, *E.shape[2:])]
+        assume(not has_near_ties(E, arguments["window"], levels))
+    return arguments
+
+
+@st.composite
+def maps_and_gradients(draw, dtype):
+    arguments = draw(maps_to_pool(dtype))
+    grad_scores = draw(randoms()).integers(-8, 9, arguments["M"].shape[:2]) / 8.0
+    return {"grad_scores": grad_scores, **arguments}
+
+
+def rounded(threshold, dtype):
+    """A threshold as the maps' dtype holds it: the oracle computes in float64 and cannot know."""
+    return float(torch.tensor(threshold, dtype=dtype)) if isinstance(threshold, float) else threshold
+
+
+def pooled(implementation, arguments):
+    result = implementation.peak_stimulation.forward(**arguments)
+    return {"peaks": _integers(result.peaks), "scores": result.scores}
+
+
+def pooled_backward(implementation, arguments):
+    arguments = dict(arguments)
+    grad_scores = arguments.pop("grad_scores")
+    result = implementation.peak_stimulation.forward(**arguments)
+    return {"gradient": implementation.peak_stimulation.backward(grad_scores, result)}
+
+
+def _integers(values):
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"integers expected, not {array.dtype}")
+    return array.astype(np.int64)
+
+
+# ---- Eq. 4-5
+
+
+@st.composite
+def convolutions(draw, dtype):
+    rng, groups = draw(randoms()), draw(st.integers(1, 3))
+    C, O = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    kernel, stride, dilation = draw(pairs(1, 3)), draw(pairs(1, 3)), draw(pairs(1, 2))
+    padding = draw(st.one_of(st.integers(0, 2), pairs(0, 2), st.tuples(*[st.integers(0, 2)] * 4)))
+    left, right, top, bottom = four_sides(padding)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
+    size = [draw(st.integers(max(1, span - pads), 8)) for span, pads in zip(spans, (top + bottom, left + right))]
+    out = [
+        (n + pads - span) // s + 1 for n, pads, span, s in zip(size, (top + bottom, left + right), spans, stride)
+    ]
+    U = features(rng, (C, *size), draw(st.sampled_from(SIGNS)))
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    signed = draw(st.sampled_from([False, False, True]))
+    W = weights(rng, (O, C // groups, *kernel))
+    return {"P": visits(rng, (O, *out)), "U": U, "W": W, **geometry, "signed": signed}
+
+
+def four_sides(padding):
+    if isinstance(padding, int):
+        return (padding,) * 4
+    return padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
+
+
+@st.composite
+def linears(draw, dtype):
+    rng, O, F = draw(randoms()), draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    lead = draw(st.sampled_from([(), (3,), (2, 3)]))
+    U = features(rng, (*lead, F), draw(st.sampled_from(SIGNS)))
+    return {"P": visits(rng, (*lead, O)), "U": U, "W": weights(rng, (O, F))}
+
+
+@st.composite
+def poolings(draw, dtype, average):
+    rng, kernel, stride = draw(randoms()), draw(pairs(1, 3)), draw(st.one_of(st.none(), pairs(1, 3)))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    dilation = (1, 1) if average else draw(pairs(1, 2))
+    ceil_mode = draw(st.booleans())
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
+    size = [draw(st.integers(max(1, span - 2 * p), 8)) for span, p in zip(spans, padding)]
+    axes = list(zip(size, kernel, stride or kernel, padding, dilation))
+    out = [pooled_size(n, k, s, p, p, d, ceil_mode) for n, k, s, p, d in axes]
+    # A window that lies in the padding altogether has no maximum.
+    inside = [
+        any(0 <= q * s - p + a * d < n for a in range(k)) for (n, k, s, p, d), o in zip(axes, out) for q in range(o)
+    ]
+    assume(all(inside))
+    U = features(rng, (draw(st.integers(1, 2)), *size), draw(st.sampled_from(SIGNS)))
+    arguments = {"P": visits(rng, (len(U), *out)), "U": U, "kernel": kernel, "stride": stride, "padding": padding}
+    if not average:
+        return {**arguments, "dilation": dilation, "ceil_mode": ceil_mode}
+    divisor = draw(st.sampled_from([None, None, 1, 3]))
+    return {**arguments, "ceil_mode": ceil_mode, "count_include_pad": draw(st.booleans()), "divisor_override": divisor}
+
+
+@st.composite
+def adaptive_poolings(draw, dtype):
+    rng, size, out = draw(randoms()), draw(pairs(1, 8)), draw(pairs(1, 6))
+    U = features(rng, (draw(st.integers(1, 2)), *size), draw(st.sampled_from(SIGNS)))
+    return {"P": visits(rng, (len(U), *out)), "U": U}
+
+
+@st.composite
+def means(draw, dtype):
+    rng = draw(randoms())
+    U = features(rng, (draw(st.integers(1, 4)), *draw(pairs(1, 7))), draw(st.sampled_from(SIGNS)))
+    return {"P": visits(rng, (len(U),)), "U": U}
+
+
+@st.composite
+def interpolations(draw, dtype):
+    rng, size = draw(randoms()), draw(pairs(1, 6))
+    U = features(rng, (draw(st.integers(1, 2)), *size), draw(st.sampled_from(SIGNS)))
+    mode = draw(st.sampled_from(["bilinear", "bilinear", "nearest", "nearest-exact"]))
+    align_corners = mode == "bilinear" and draw(st.booleans())
+    scale = None if align_corners else draw(st.sampled_from([None, (2.0, 2.0), (1.5, 2.5), (1.0, 3.0), (0.5, 2.0)]))
+    out = draw(pairs(1, 8)) if scale is None else tuple(int(n * factor) for n, factor in zip(size, scale))
+    assume(min(out) > 0)
+    options = {"mode": mode, "align_corners": align_corners, "scale": scale}
+    # A weight that is zero only by rounding decides whether a position leaks.
+    for n, o, factor in zip(size, out, scale or (None, None)):
+        A = interpolation_weights(n, o, mode, align_corners, factor)
+        assume(not ((A > 0) & (A < 1e-6)).any())
+    return {"P": visits(rng, (len(U), *out)), "U": U, **options}
+
+
+@st.composite
+def additions(draw, dtype):
+    rng, (C, H, W) = draw(randoms()), (draw(st.integers(1, 3)), *draw(pairs(1, 5)))
+    second = draw(st.sampled_from([(C, H, W), (C, H, W), (C, 1, 1), (1, H, W)]))
+    summands = [features(rng, shape, draw(st.sampled_from(SIGNS))) for shape in ((C, H, W), second)]
+    constant = draw(st.sampled_from([(), (), (1,)]))
+    return {"P": visits(rng, (C, H, W)), "summands": summands, "constant": constant}
+
+
+@st.composite
+def concatenations(draw, dtype):
+    rng, axis = draw(randoms()), draw(st.integers(0, 2))
+    common = [draw(st.integers(1, 4)) for _ in range(3)]
+    lengths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    shapes = [tuple(length if a == axis else n for a, n in enumerate(common)) for length in lengths]
+    common[axis] = sum(lengths)
+    return {"P": visits(rng, tuple(common)), "shapes": shapes, "axis": axis}
+
+
+@st.composite
+def slices(draw, dtype):
+    rng, shape, axis = draw(randoms()), tuple(draw(st.integers(1, 5)) for _ in range(3)), draw(st.integers(0, 2))
+    start, stop = draw(st.one_of(st.none(), st.integers(-3, 3))), draw(st.one_of(st.none(), st.integers(-3, 5)))
+    step = draw(st.sampled_from([None, 1, 2, 3]))
+    length = len(range(shape[axis])[slice(start, stop, step)])
+    assume(length)
+    out = tuple(length if a == axis else n for a, n in enumerate(shape))
+    return {"P": visits(rng, out), "shape": shape, "axis": axis, "start": start, "stop": stop, "step": step}
+
+
+@st.composite
+def gated(draw, dtype):
+    shape = (draw(st.integers(1, 3)), *draw(pairs(1, 5)))
+    taker = tuple(1 if n and draw(st.booleans()) else n for n in shape) if draw(st.booleans()) else shape
+    return {"P": visits(draw(randoms()), shape), "shape": taker}
+
+
+@st.composite
+def reshapes(draw, dtype):
+    shape = (draw(st.integers(1, 3)), *draw(pairs(1, 4)))
+    flat = draw(st.sampled_from([(shape[0] * shape[1] * shape[2],), (shape[0], shape[1] * shape[2]), shape[::-1]]))
+    return {"P": visits(draw(randoms()), flat), "shape": shape}
+
+
+@st.composite
+def permutations(draw, dtype):
+    shape = (draw(st.integers(1, 3)), *draw(pairs(1, 4)))
+    return {"P": visits(draw(randoms()), shape), "axes": tuple(draw(st.permutations(range(3))))}
+
+
+@st.composite
+def unchanged(draw, dtype):
+    return {"P": visits(draw(randoms()), (draw(st.integers(1, 3)), *draw(pairs(1, 4))))}
+
+
+def walked(function, leaks=False):
+    """P(U), and the leaked mass of the layers that can leak."""
+
+    def answer(implementation, arguments):
+        call = getattr(implementation.peak_backprop, function)
+        if not leaks:
+            return {"P(U)": call(**arguments)}
+        P_U, leaked = call(**arguments, return_leak=True)
+        return {"P(U)": P_U, "leaked": leaked}
+
+    return answer
+
+
+def added(implementation, arguments):
+    return {f"P(U_{i})": P for i, P in enumerate(implementation.peak_backprop.add(**arguments))}
+
+
+def concatenated(implementation, arguments):
+    return {f"P(U_{i})": P for i, P in enumerate(implementation.peak_backprop.concatenate(**arguments))}
+
+
+# ---- Eq. 6
+
+
+def masks(rng, shape):
+    """A mask: noise from empty to full, or a rectangle that may touch the border."""
+    if rng.random() < 0.5:
+        return rng.random(shape) < rng.choice([0, 0.1, 0.5, 0.9, 1])
+    S = np.zeros(shape, bool)
+    (top, bottom), (left, right) = (np.sort(rng.integers(0, n + 1, 2)) for n in shape)
+    S[top:bottom, left:right] = True
+    return S
+
+
+def response(rng, shape):
+    """A PRM of multiples of 1/1024 with sum 1: every sum over it is exact."""
+    counts = np.bincount(rng.integers(0, shape[0] * shape[1], 1024), minlength=shape[0] * shape[1])
+    return counts.reshape(shape) / 1024.0
+
+
+@st.composite
+def contours(draw, dtype):
+    S = masks(draw(randoms()), draw(pairs(1, 12)))
+    return {"S": S, "width": draw(st.sampled_from([1, 3, 5, 9]))}
+
+
+@st.composite
+def backgrounds(draw, dtype):
+    M = draw(exact_maps(dtype, ("coarse", "fine", "constant", "negative", "plateaus")))[0, 0]
+    shape, bias = draw(pairs(1, 16)), draw(st.sampled_from([0.5, 0.95, 1.0, 1.5]))
+    if M.max() > M.min():
+        scaled = (M - M.min()) / (M.max() - M.min())
+        rows, columns = (interpolation_weights(n, out, "bilinear") for n, out in zip(M.shape, shape))
+        enlarged = rows @ scaled @ columns.T
+        assume(np.abs(enlarged - bias * enlarged.mean()).min() > 1e-4)
+    return {"M": M, "shape": shape, "bias": bias}
+
+
+@st.composite
+def scored(draw, dtype):
+    rng, shape = draw(randoms()), draw(pairs(1, 10))
+    arguments = {"R": response(rng, shape), "S": masks(rng, shape), "Q": rng.random(shape) < 0.5}
+    factors = {"alpha": draw(st.sampled_from([0.0, 0.5, 2.0])), "beta": draw(st.sampled_from([0.0, 0.125, 1.0]))}
+    return {**arguments, **factors, "width": draw(st.sampled_from([3, 5]))}
+
+
+@st.composite
+def resized(draw, dtype):
+    return {"S": masks(draw(randoms()), draw(pairs(1, 9))), "shape": draw(pairs(1, 12))}
+
+
+@st.composite
+def ranked(draw, dtype):
+    arguments = draw(scored(dtype))
+    rng, shape = draw(randoms()), arguments["R"].shape
+    size = draw(st.sampled_from([shape, (7, 5)]))
+    arguments["proposals"] = [masks(rng, size) for _ in range(draw(st.integers(0, 5)))]
+    arguments["proposals"] += arguments["proposals"][:2]  # equal scores: the first wins
+    del arguments["S"]
+    return {**arguments, "area": draw(st.sampled_from([(2e-5, 0.85), (0.0, 1.1), (0.25, 0.5)]))}
+
+
+@st.composite
+def suppressed(draw, dtype):
+    rng, shape, count = draw(randoms()), draw(pairs(2, 6)), draw(st.integers(0, 7))
+    arrays = {
+        "masks": np.array([masks(rng, shape) for _ in range(count)], bool).reshape(count, *shape),
+        "scores": rng.integers(0, 4, count) / 4.0,
+        "labels": rng.integers(0, 3, count),
+        "peaks": rng.integers(0, 3, (count, 2)),
+        "prms": np.array([response(rng, shape) for _ in range(count)]).reshape(count, *shape),
+    }
+    return {**arrays, "threshold": draw(st.sampled_from([0.25, 0.3, 0.5])), "per_class": draw(st.booleans())}
+
+
+def weighed(implementation, arguments):
+    terms = {key: arguments[key] for key in ("R", "S", "Q", "width")}
+    score = implementation.retrieval.score(**arguments)
+    return {"terms": np.array([float(term) for term in implementation.retrieval.terms(**terms)]), "score": score}
+
+
+def chosen(implementation, arguments):
+    best = implementation.retrieval.best_proposal(**arguments)
+    if best is None:
+        return {"index": np.array(-1)}
+    index, score, terms = best
+    return {"index": _integers(index), "score": score, "terms": np.array([float(term) for term in terms])}
+
+
+def kept(implementation, arguments):
+    arrays = (arguments[key] for key in ("labels", "masks", "scores", "peaks", "prms"))
+    instances = [
+        Instance(int(label), mask, float(score), 0.5, tuple(float(p) for p in peak), prm, k, (0.0, 0.0, 0.0))
+        for k, (label, mask, score, peak, prm) in enumerate(zip(*arrays))
+    ]
+    options = {"threshold": arguments["threshold"], "per_class": arguments["per_class"]}
+    left = implementation.retrieval.nms(instances, **options)
+    prms = np.array([one.prm for one in left], np.float64)
+    return {"kept": np.array([one.proposal for one in left], np.int64), "prms": prms}
+
+
+def dense(function):
+    return lambda implementation, arguments: {
+        "mask": _truths(getattr(implementation.retrieval, function)(**arguments))
+    }
+
+
+def _truths(mask):
+    array = np.asarray(mask)
+    if array.dtype != bool:
+        raise TypeError(f"truth values expected, not {array.dtype}")
+    return array
+
+
+# ---- the table, in the order of a port
+
+EXACT = {torch.float64: 0.0, torch.float32: 0.0}
+WALK = ("prm::walk_normalizer", "prm::walk_conv2d")
+_POOL = ("prm::peak_stimulation",)
+_POOL_BACKWARD = (*_POOL, "prm::peak_stimulation_backward")
+
+
+def _max_poolings(dtype):
+    return poolings(dtype, average=False)
+
+
+def _avg_poolings(dtype):
+    return poolings(dtype, average=True)
+
+
+def _walk(name, strategy, leaks=False, calls=(), answer=None, equation="Eq. 4-5"):
+    table = tolerances.WALK if leaks else tolerances.OPERATOR
+    return Operator(f"peak_backprop.{name}", equation, strategy, answer or walked(name, leaks), table, calls)
+
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        Operator("peak_stimulation.forward", "Eq. 1-2", maps_to_pool, pooled, tolerances.POOLING, _POOL),
+        Operator(
+            "peak_stimulation.backward", "Eq. 3", maps_and_gradients, pooled_backward, tolerances.POOLING_GRADIENT,
+            _POOL_BACKWARD,
+        ),
+        _walk("conv2d", convolutions, leaks=True, calls=WALK),
+        _walk("linear", linears, leaks=True),
+        _walk("avg_pool2d", _avg_poolings, leaks=True, calls=WALK),
+        _walk("adaptive_avg_pool2d", adaptive_poolings, leaks=True),
+        _walk("mean", means, leaks=True),
+        _walk("interpolate", interpolations, leaks=True),
+        _walk("max_pool2d", _max_poolings, equation="section 3.3"),
+        _walk("adaptive_max_pool2d", adaptive_poolings, equation="section 3.3"),
+        _walk("add", additions, answer=added, equation="-"),
+        _walk("concatenate", concatenations, answer=concatenated, equation="-"),
+        _walk("slice_axis", slices, equation="-"),
+        _walk("multiply", gated, equation="-"),
+        _walk("reshape", reshapes, equation="-"),
+        _walk("permute", permutations, equation="-"),
+        _walk("batch_norm", unchanged, equation="-"),
+        _walk("activation", unchanged, equation="section 3.3"),
+        Operator("retrieval.contour", "Eq. 6", contours, dense("contour"), EXACT),
+        Operator("retrieval.background", "Eq. 6", backgrounds, dense("background"), EXACT),
+        Operator("retrieval.score", "Eq. 6", scored, weighed, tolerances.OPERATOR, ("prm::run_sums",)),
+        Operator("retrieval.resize_nearest", "Eq. 6", resized, dense("resize_nearest"), EXACT),
+        Operator("retrieval.best_proposal", "Algorithm 1", ranked, chosen, tolerances.OPERATOR, ("prm::run_sums",)),
+        Operator("retrieval.nms", "Algorithm 1", suppressed, kept, tolerances.OPERATOR),
+    )
+}  # fmt: skip

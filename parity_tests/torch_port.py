@@ -1,0 +1,246 @@
+"""The fast path behind the oracle's functions: arrays in, arrays out, computed on a device in a dtype.
+
+A layer is wrapped in a small torch module, traced, and walked back through from any P: so tracing, rules and operators
+are those that a whole network uses.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prm.accelerated import PeakBackprop, peak_stimulation
+from prm.accelerated import retrieval as fast
+from prm.accelerated.retrieval import Proposals
+from prm.accelerated.rules import Visits
+from prm.accelerated.tracing import walk_plan
+from prm.parity_tests.tolerances import as_array
+
+
+class TorchPort:
+    """`prm.accelerated` with the functions of `prm.reference`, on a device ("cpu", "cuda"), in a dtype (its name)."""
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32"):
+        self.device, self.dtype = torch.device(device), getattr(torch, dtype)
+        layers = ("conv2d", "linear", "max_pool2d", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
+                  "interpolate", "add", "concatenate", "slice_axis", "multiply", "reshape", "permute", "batch_norm",
+                  "activation")  # fmt: skip
+        retrieval = ("contour", "background", "terms", "score", "resize_nearest", "best_proposal", "nms")
+        self.peak_stimulation = SimpleNamespace(forward=self._forward, backward=self._backward)
+        self.peak_backprop = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in layers})
+        self.retrieval = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in retrieval})
+
+    def __repr__(self):
+        return f'TorchPort("{self.device}", "{str(self.dtype).removeprefix("torch.")}")'
+
+    def tensor(self, array, dtype=None):
+        """The array on the device in the dtype, with the same strides."""
+        source = torch.from_numpy(np.asarray(array))
+        if not source.is_floating_point():
+            return source.to(self.device)
+        out = torch.empty_strided(source.shape, source.stride(), dtype=dtype or self.dtype, device=self.device)
+        return out.copy_(source)
+
+    # ---- Eq. 1-3
+
+    def _forward(self, M, window=3, threshold="median", f="dirac", upsample=1):
+        if f != "dirac":
+            raise NotImplementedError("the fast path samples with the delta alone")
+        M = self.tensor(M).requires_grad_()
+        scores, peaks = peak_stimulation(M, window, threshold, upsample)
+        return SimpleNamespace(scores=as_array(scores), peaks=peaks.cpu().numpy(), tensors=(M, scores))
+
+    def _backward(self, grad_scores, result):
+        M, scores = result.tensors
+        (grad,) = torch.autograd.grad(scores, M, self.tensor(grad_scores, scores.dtype))
+        if grad.dtype != M.dtype or grad.shape != M.shape:
+            raise AssertionError(f"the gradient is {grad.dtype} {tuple(grad.shape)}, the maps {M.dtype}")
+        return as_array(grad)
+
+    # ---- Eq. 4-5
+
+    def _back(self, layer, P, *U, signed=False):
+        """P(U) of each input and the leaked mass, of the layer V = layer(*U)."""
+        class Layer(nn.Module):
+            """Several inputs are cut out of one flat image."""
+
+            def forward(self, x):
+                if len(shapes) == 1:
+                    return layer(x)
+                parts = x.split(sizes, 1)
+                return layer(*(parts[i].reshape(x.shape[0], *shape) for i, shape in enumerate(shapes)))
+
+        shapes, sizes = [np.shape(u) for u in U], [int(np.size(u)) for u in U]
+        flat = [self.tensor(u).reshape(1, -1) for u in U]
+        x = torch.cat(flat, 1) if len(U) > 1 else self.tensor(U[0])[None]
+        plan = walk_plan(Layer().eval(), signed)
+        with torch.no_grad():
+            V, states = plan.forward(x)
+            P = self.tensor(P)[None]
+            if V.shape != P.shape:
+                raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape[1:])}")
+            start = Visits(P, torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=P.device))
+            visits, leaked, _ = plan.back(start, states, slice(0, 1))
+            if x.dim() == 4:
+                visits = visits.on(*x.shape[2:], whole=(True, True))
+        ends = np.cumsum(sizes)[:-1]
+        parts = np.split(as_array(visits.P).ravel(), ends)
+        return [part.reshape(shape) for part, shape in zip(parts, shapes)], float(leaked)
+
+    def _one(self, layer, P, U, return_leak, signed=False):
+        (P_U,), leaked = self._back(layer, P, U, signed=signed)
+        return (P_U, leaked) if return_leak else P_U
+
+    def _conv2d(self, P, U, W, stride=1, padding=0, dilation=1, groups=1, signed=False, return_leak=False):
+        W, sides = self.tensor(W), (0, 0, 0, 0)
+        if not isinstance(padding, int) and len(padding) == 4:
+            padding, sides = 0, padding
+
+        def layer(x):
+            x = F.pad(x, sides) if any(sides) else x
+            return F.conv2d(x, W, None, stride, padding, dilation, groups)
+
+        return self._one(layer, P, U, return_leak, signed)
+
+    def _linear(self, P, U, W, return_leak=False):
+        W = self.tensor(W)
+        return self._one(lambda x: F.linear(x, W), P, U, return_leak)
+
+    def _max_pool2d(self, P, U, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+        return self._one(lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode), P, U, False)
+
+    def _adaptive_max_pool2d(self, P, U):
+        return self._one(lambda x: F.adaptive_max_pool2d(x, P.shape[1:]), P, U, False)
+
+    def _avg_pool2d(
+        self, P, U, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
+        return_leak=False,
+    ):  # fmt: skip
+        options = (kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return self._one(lambda x: F.avg_pool2d(x, *options), P, U, return_leak)
+
+    def _adaptive_avg_pool2d(self, P, U, return_leak=False):
+        return self._one(lambda x: F.adaptive_avg_pool2d(x, P.shape[1:]), P, U, return_leak)
+
+    def _mean(self, P, U, return_leak=False):
+        return self._one(lambda x: x.mean((2, 3), keepdim=np.ndim(P) == 3), P, U, return_leak)
+
+    def _interpolate(self, P, U, mode="bilinear", align_corners=False, scale=None, return_leak=False):
+        where = {"size": P.shape[1:]} if scale is None else {"scale_factor": scale}
+        corners = {"align_corners": align_corners} if mode == "bilinear" else {}
+        return self._one(lambda x: F.interpolate(x, **where, mode=mode, **corners), P, U, return_leak)
+
+    def _add(self, P, summands, constant=()):
+        tensors = {i: self.tensor(summands[i]) for i in constant}
+        takers = [i for i in range(len(summands)) if i not in tensors]
+
+        def layer(*U):
+            values = dict(zip(takers, U)) | tensors
+            return sum((values[i] for i in range(1, len(summands))), start=values[0])
+
+        parts, _ = self._back(layer, P, *(summands[i] for i in takers))
+        shares = dict(zip(takers, parts))
+        return [shares.get(i, np.zeros(np.shape(U))) for i, U in enumerate(summands)]
+
+    def _concatenate(self, P, shapes, axis=0):
+        return self._back(lambda *U: torch.cat(U, axis + 1), P, *map(np.zeros, shapes))[0]
+
+    def _slice_axis(self, P, shape, axis, start=None, stop=None, step=None):
+        where = (slice(None),) * (axis + 1) + (slice(start, stop, step),)
+        return self._one(lambda x: x[where], P, np.zeros(shape), False)
+
+    def _multiply(self, P, shape):
+        return self._back(lambda x, gate: x * torch.sigmoid(gate), P, np.zeros(shape), np.zeros(np.shape(P)))[0][0]
+
+    def _reshape(self, P, shape):
+        return self._one(lambda x: x.reshape(x.shape[0], *P.shape), P, np.zeros(shape), False)
+
+    def _permute(self, P, axes):
+        shape = tuple(np.array(P.shape)[np.argsort(axes)])
+        return self._one(lambda x: x.permute(0, *(a + 1 for a in axes)), P, np.zeros(shape), False)
+
+    def _batch_norm(self, P):
+        statistics = [self.tensor(np.linspace(low, 2, len(P))) for low in (-1, 1, -2, -1)]
+        return self._one(lambda x: F.batch_norm(x, *statistics), P, np.zeros(P.shape), False)
+
+    def _activation(self, P):
+        return self._one(F.gelu, P, np.zeros(P.shape), False)
+
+    # ---- Eq. 6
+
+    def _masks(self, masks, shape):
+        stack = np.array(masks, bool).reshape(len(masks), *shape)
+        return Proposals.from_masks(torch.from_numpy(stack).to(self.device))
+
+    def _contour(self, S, width=5):
+        return self._masks([S], S.shape).contours(width).masks()[0].cpu().numpy()
+
+    def _background(self, M, shape, bias):
+        return fast.background(self.tensor(M)[None], [0], shape, bias)[0].cpu().numpy()
+
+    def _sums(self, R, prepared, Q):
+        return fast.terms(self.tensor(R)[None], prepared, self.tensor(Q)[None], [0])
+
+    def _terms(self, R, S, Q, width=5):
+        return as_array(self._sums(R, fast.prepare(self._masks([S], S.shape), S.shape, width), Q)[0, 0])
+
+    def _score(self, R, S, Q, alpha, beta, width=5):
+        prepared = fast.prepare(self._masks([S], S.shape), S.shape, width)
+        return as_array(fast.score(self._sums(R, prepared, Q), alpha, beta)[0, 0])
+
+    def _resize_nearest(self, S, shape):
+        return self._masks([S], S.shape).resized(*shape).masks()[0].cpu().numpy()
+
+    def _best_proposal(self, R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
+        shape = proposals[0].shape if proposals else R.shape
+        prepared = fast.prepare(self._masks(proposals, shape), R.shape, width, *area)
+        sums = self._sums(R, prepared, Q)
+        scores = fast.score(sums, alpha, beta)
+        index = int(fast.best(scores, prepared.allowed)[0])
+        return None if index < 0 else (index, float(scores[0, index]), as_array(sums[0, index]))
+
+    def _nms(self, instances, threshold=0.3, per_class=False):
+        if not instances:
+            return []
+        masks = self._masks([one.mask for one in instances], instances[0].mask.shape)
+        scores = self.tensor(np.array([one.score for one in instances]))
+        labels = torch.tensor([one.label for one in instances], device=self.device)
+        peaks = torch.tensor([one.peak for one in instances], device=self.device)
+        prms = self.tensor(np.array([one.prm for one in instances]))
+        kept, merged = fast.nms(masks, scores, labels, peaks, prms, threshold, per_class)
+        return [
+            SimpleNamespace(proposal=instances[k].proposal, prm=as_array(prm)) for k, prm in zip(kept.tolist(), merged)
+        ]
+
+    # ---- whole networks
+
+    def walk_module(self, module, images, peaks, upsample=1, signed=False):
+        """Maps (N, C, h, w), PRMs (K, H, W), leaked (K,) and empty (K,) of peaks (K, 4), for a torch module."""
+        module = module.to(self.device, self.dtype)
+        run = PeakBackprop(module, upsample, signed).prepare(self.tensor(images))
+        found = run.prms(torch.as_tensor(peaks))
+        return as_array(run.maps), as_array(found.prms), as_array(found.leaked), found.empty.cpu().numpy()
+
+
+class Recorder(TorchDispatchMode):
+    """The names of the `prm` operators that ran while it was active."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "prm":
+            self.calls.add(f"prm::{func._opname}")
+        return func(*args, **(kwargs or {}))
+
+
+def runs_on(call: str, device: str) -> str:
+    """What answers an operator on a device type: "kernel", one registered for this device, or "torch code"."""
+    key = torch._C._dispatch_key_for_device(torch.device(device).type)
+    return "kernel" if torch._C._dispatch_has_kernel_for_dispatch_key(call, key) else "torch code"
