@@ -108,7 +108,8 @@ def _largest_error(answers, expected, case, dtype):
             index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
             raise Mismatch(
                 f"{name}{list(index) if index else ''} is {float(got[index])}, expected {float(wanted[index])}; "
-                f"{np.count_nonzero(error > allowed)} of {error.size} values differ by more than {allowed:.2g}"
+                f"{np.count_nonzero(error > allowed)} of {error.size} values differ"
+                + ("" if exact else f" by more than {allowed:.2g}")
             )
         largest = max(largest, float(error.max(initial=0.0)) / (scale or 1.0))
     return largest

@@ -76,21 +76,22 @@ class TorchPort:
                 return layer(*(parts[i].reshape(x.shape[0], *shape) for i, shape in enumerate(shapes)))
 
         shapes, sizes = [np.shape(u) for u in U], [int(np.size(u)) for u in U]
-        flat = [self.tensor(u).reshape(1, -1) for u in U]
-        x = torch.cat(flat, 1) if len(U) > 1 else self.tensor(U[0])[None]
-        plan = walk_plan(Layer().eval(), signed)
+        flat = [self.tensor(u).reshape(-1) for u in U]
+        P_x, leaked = self.walk_back(Layer().eval(), P, torch.cat(flat) if len(U) > 1 else self.tensor(U[0]), signed)
+        parts = np.split(P_x.ravel(), np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes)], leaked
+
+    def walk_back(self, model, P, x, signed=False):
+        """From any P at a torch model's output down to its one input x, both without a batch axis: P(x) and the leak."""
+        plan, x, P = walk_plan(model, signed), x[None], self.tensor(P)[None]
         with torch.no_grad():
             V, states = plan.forward(x)
-            P = self.tensor(P)[None]
             if V.shape != P.shape:
                 raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape[1:])}")
             start = Visits(P, torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=P.device))
             visits, leaked, _ = plan.back(start, states, slice(0, 1))
-            if x.dim() == 4:
-                visits = visits.on(*x.shape[2:], whole=(True, True))
-        ends = np.cumsum(sizes)[:-1]
-        parts = np.split(as_array(visits.P).ravel(), ends)
-        return [part.reshape(shape) for part, shape in zip(parts, shapes)], float(leaked)
+            visits = visits.on(*x.shape[2:], whole=(True, True)) if x.dim() == 4 else visits
+        return as_array(visits.P[0]), float(leaked)
 
     def _one(self, layer, P, U, return_leak, signed=False):
         (P_U,), leaked = self._back(layer, P, U, signed=signed)

@@ -1,0 +1,224 @@
+"""The conformance suite: the fast path passes it, and it notices and explains what does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import prm.reference
+from prm import InputError
+from prm.parity_tests import conformance
+from prm.parity_tests.conformance import NETWORKS, Mismatch, check, plan
+from prm.parity_tests.convert import to_reference
+from prm.parity_tests.operators import OPERATORS
+from prm.parity_tests.strategies import BLOCKS, SmallCnn
+from prm.parity_tests.torch_port import TorchPort
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@pytest.mark.parametrize(("name", "dtype"), plan())
+def test_the_fast_path_agrees_with_the_oracle(name, dtype, request):
+    device = request.config.getoption("--device")
+    count = request.config.getoption("--networks" if name == NETWORKS else "--examples")
+    source = f"from prm.parity_tests.torch_port import TorchPort\nimplementation = TorchPort({device!r}, {dtype!r})"
+    row = check(name, TorchPort(device, dtype), dtype, count, source, device)
+    assert row.passed, row.failure
+    assert row.cases >= count
+    assert 0 <= row.largest_error <= row.tolerance
+
+
+# ---- what it says of implementations that are not right
+
+
+def with_functions(**replaced):
+    """The oracle with some functions replaced, given as module__function."""
+    parts = {}
+    for part in ("peak_stimulation", "peak_backprop", "retrieval", "network"):
+        module = getattr(prm.reference, part)
+        parts[part] = SimpleNamespace(**{name: getattr(module, name) for name in dir(module)})
+    for name, function in replaced.items():
+        part, _, attribute = name.partition("__")
+        setattr(parts[part], attribute, function)
+    return SimpleNamespace(**parts)
+
+
+def last_of_equals(P, U, kernel, **options):
+    """Max pooling whose ties go to the last position, by turning everything round."""
+    turn = lambda array: np.asarray(array)[:, ::-1, ::-1]  # noqa: E731
+    return turn(prm.reference.peak_backprop.max_pool2d(turn(P), turn(U), kernel, **options))
+
+
+def without_leak(P, U, W, return_leak=False, **options):
+    P_U, _ = prm.reference.peak_backprop.conv2d(P, U, W, return_leak=True, **options)
+    return (P_U, 0.0) if return_leak else P_U
+
+
+def bare_gradient(grad_scores, result):
+    """As the released code: the factor 1 / N is missing."""
+    return prm.reference.peak_stimulation.backward(grad_scores, result) * result.G.sum(axis=(2, 3), keepdims=True)
+
+
+def unordered_nms(instances, **options):
+    return prm.reference.retrieval.nms(instances, **options)[::-1]
+
+
+WRONG = {
+    "peak_backprop.max_pool2d": ({"peak_backprop__max_pool2d": last_of_equals}, r"P\(U\)\[0, \d, \d\] is 0\.0"),
+    "peak_backprop.conv2d": ({"peak_backprop__conv2d": without_leak}, r"leaked is 0\.0, expected 0\.\d+"),
+    "peak_stimulation.backward": ({"peak_stimulation__backward": bare_gradient}, r"gradient\[0, 0, \d, \d\] is"),
+    "retrieval.nms": ({"retrieval__nms": unordered_nms}, r"kept\[0\] is \d\.0, expected \d\.0; 2 of 2 values differ$"),
+    "retrieval.contour": (
+        {"retrieval__contour": lambda S, width: np.asarray(S, bool)},
+        r"mask\[\d, \d\] is 1\.0, expected 0\.0",
+    ),
+    "peak_backprop.linear": ({"peak_backprop__linear": lambda **_: 1 / 0}, "it raised ZeroDivisionError"),
+    "peak_stimulation.forward": (
+        {"peak_stimulation__forward": lambda **_: SimpleNamespace(peaks=np.zeros((0, 4)), scores=0)},
+        "integers expected, not float64",
+    ),
+    "retrieval.resize_nearest": (
+        {"retrieval__resize_nearest": lambda S, shape: np.asarray(S, float)},
+        "truth values expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_edge_case_fails_with_a_readable_message(name):
+    functions, message = WRONG[name]
+    row = check(name, with_functions(**functions), "float64", 200)
+    assert not row.passed
+    assert re.search(message, row.failure.splitlines()[0]), row.failure
+    assert len(row.failure.splitlines()[0]) < 200
+    assert check(name, prm.reference, "float64", 20).passed
+
+
+def test_the_lines_of_a_failure_repeat_it():
+    port = with_functions(peak_backprop__max_pool2d=last_of_equals)
+    failure = check("peak_backprop.max_pool2d", port, "float32", 100).failure
+    what, _, script = failure.partition("\n\n")
+    assert len(script.splitlines()) <= 6
+    with pytest.raises(Mismatch) as caught:
+        exec(script, {"implementation": port})
+    assert str(caught.value) == what
+
+
+def test_a_wrong_walk_is_repeated_by_a_few_lines():
+    port = with_functions(network__walk=lambda network, activations, peak, **_: prm.reference.network.walk(
+        network, activations, (peak[0], 0, 0)))  # fmt: skip
+    failure = check(NETWORKS, port, "float64", 30).failure
+    assert "case = Cnn(" in failure and len(failure.splitlines()) <= 8
+    with pytest.raises(Mismatch):
+        exec(failure.partition("\n\n")[2], {"implementation": port})
+
+
+def test_a_missing_function_is_no_pass():
+    lacking = with_functions()
+    del lacking.retrieval.terms, lacking.peak_backprop
+    for name, function in (("retrieval.score", "retrieval.terms"), ("peak_backprop.add", "peak_backprop.add")):
+        row = check(name, lacking, "float64", 5)
+        assert (row.passed, row.cases, row.failure) == (False, 0, f"there is no function {function}")
+
+
+def test_what_is_never_compared_is_refused():
+    with pytest.raises(InputError, match=r"nothing that is compared begins with 'conv'; there are peak_stim"):
+        plan(only=["conv"])
+    with pytest.raises(InputError, match="float16"):
+        plan(dtypes=["float16"], only=["peak_backprop.conv2d"])
+    assert plan(["float32"], ["retrieval.n", "network"]) == [("retrieval.nms", "float32"), (NETWORKS, "float32")]
+
+
+# ---- the command
+
+
+def run_prm(*arguments, cwd=None, path=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "prm.eval.cli", "parity", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+KERNELS = '''
+import torch
+import prm.accelerated
+from prm.accelerated import rules
+
+@torch.library.register_kernel("prm::walk_normalizer", "cpu")
+def walk_normalizer(U, weight, stride, padding, dilation, groups):
+    Z = torch.nn.functional.conv2d(U, weight, None, stride, padding, dilation, groups)
+    tiny = 1e-7 * U.amax((1, 2, 3))[:, None, None, None] * weight.sum((1, 2, 3))[:, None, None]
+    return {}
+'''
+RIGHT = "torch.where(Z > tiny, 1 / Z, 0)"
+
+
+def test_a_registered_kernel_is_what_runs_and_is_judged(tmp_path):
+    (tmp_path / "right.py").write_text(KERNELS.format(RIGHT))
+    (tmp_path / "wrong.py").write_text(KERNELS.format("1 / Z.clamp(min=1e-3)"))
+    chosen = ("--only", "peak_backprop.conv2d", "--dtype", "float32", "--examples", 60)
+    right = run_prm("run", "--register", "right", *chosen, "--json", "figures.json", cwd=tmp_path)
+    assert right.returncode == 0, right.stdout + right.stderr
+    (row,) = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert (row["ran"], row["cases"], row["failure"]) == ("kernel + torch code", 60, None)
+    wrong = run_prm("run", "--register", "wrong", *chosen, cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "FAIL" in wrong.stdout and "leaked is 0.0, expected" in wrong.stdout
+    assert "0 of 1 rows agree with the oracle" in wrong.stdout
+    assert wrong.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "conv"], "nothing that is compared begins with 'conv'"),
+        (["--dtype", "int8"], "is not compared in int8"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
+        (["--implementation", "no_such_module:port"], "cannot load 'no_such_module:port'"),
+        (["--implementation", "prm.reference:nothing"], "cannot load 'prm.reference:nothing'"),
+        (["--register", "no_such_module"], "cannot load 'no_such_module'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    done = run_prm("run", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("prm: error: ") and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_object_of_arrays_is_compared_by_name(tmp_path):
+    done = run_prm("run", "--implementation", "prm:reference", "--examples", 5, "--networks", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = done.stdout.splitlines()
+    assert table[0].split() == ["function", "paper", "dtype", "ran", "cases", "largest", "error", "tolerance", "result",
+                                "seconds"]  # fmt: skip
+    assert [line.split()[0] for line in table[1:-2:2]] == [*OPERATORS, NETWORKS]
+
+
+# ---- the guide
+
+
+def test_the_guide_names_every_function_and_operator():
+    text = (FOLDER / "PORTING.md").read_text()
+    section = text.partition("## An object with functions")[2]
+    for name in conformance.NAMES:
+        part, _, function = name.partition(".")
+        assert re.search(rf"`({part}\.)?{function}\(", section), name
+        assert re.search(rf"`({part}\.)?{function}`", text.partition("## Kernels")[0]), name
+    sentence = section.partition("The random networks use:")[2].partition("Three rewritings")[0]
+    listed = set(re.findall(r"`(\w+)`", sentence))
+    used = {node.op for block in BLOCKS for node in to_reference(SmallCnn((block,), 0)).nodes}
+    assert listed == used
+
+
+def test_the_guide_names_every_torch_operator():
+    import torch
+
+    text = (FOLDER / "PORTING.md").read_text()
+    declared = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("prm::")}
+    assert set(re.findall(r"^\| `(prm::\w+)\(", text, re.M)) == declared
