@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint parity-long mutants clean
 
 # Installing happens again only when what is installed changes, so both targets work offline afterwards. The build tools
 # come first and serve the installation itself: an isolated build would fetch its own.
@@ -17,6 +17,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest
+
+# The comparison of the fast path with the oracle on many more cases: about an hour.
+parity-long: $(INSTALLED)
+	$(BIN)/prm parity run --examples 10000 --networks 2000 --json parity-long.json
+
+# Whether the tests would notice: some eighty mistakes, one at a time, in copies of the project. Before a release.
+mutants: $(INSTALLED)
+	$(BIN)/python -m prm.parity_tests.mutants
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ Written for the tests and independent of the fast path's own tracing, so that ne
 Torch counts axes with the batch in front, the oracle without: axis 1 here is axis 0 there.
 """
 
-import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from prm.reference.network import Network, Node
+from prm.reference.network import SHAPES, Network, Node
 
 
 def to_reference(module: nn.Module) -> Network:
@@ -42,12 +41,21 @@ class _Shape:
     name: str
 
 
+class _Computed:
+    """A number computed from sizes; a reshape can work it out from the other axes."""
+
+
 @dataclass(frozen=True)
 class _Dim:
     """x.shape[axis] in the oracle's axes; None is the batch."""
 
     name: str
     axis: int | None
+
+    def __mul__(self, other):
+        return _Computed()
+
+    __floordiv__ = __rmul__ = __mul__
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,15 @@ class _Parts:
     axis: int
     chunks: int | None = None
     sizes: Any = None
+
+
+def _symbolic(values):
+    """Whether anything in the nested values stands for a tensor of the network or its size."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, (tuple, list)):
+        return any(_symbolic(v) for v in values)
+    return isinstance(values, (_Ref, _Shape, _Dim, _Computed, _Parts))
 
 
 def _array(tensor):
@@ -98,7 +115,7 @@ class _Conversion:
         if isinstance(value, _Ref):
             return value.name
         if isinstance(value, torch.Tensor):
-            return self.emit("constant", (), value=_array(value)).name
+            return self.emit("constant", (), value=_array(value), learned=True).name
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self.emit("constant", (), value=np.float64(value)).name
         return self.refuse(f"{value!r} is no tensor")
@@ -122,7 +139,7 @@ class _Conversion:
     def overwrite(self, node):
         """After an in-place operation every name of the old tensor stands for the new one."""
         old = self.env[node.all_input_nodes[0]]
-        if {n.name: n for n in self.nodes}[old.name].op in ("slice", "chunk", "reshape", "flatten", "permute"):
+        if {n.name: n for n in self.nodes}[old.name].op in SHAPES:
             self.refuse("an in-place operation on a view")
         new = self.env[node]
         self.env = {key: new if isinstance(value, _Ref) and value == old else value for key, value in self.env.items()}
@@ -143,6 +160,15 @@ class _Conversion:
             if type(module) not in MODULES:
                 self.refuse(f"module {type(module).__name__} has no counterpart")
             return MODULES[type(module)](self, module, node.target, args[0])
+        if not _symbolic((args, kwargs)):  # parameters and numbers among themselves
+            with torch.no_grad():
+                return (
+                    node.target(*args, **kwargs)
+                    if node.op == "call_function"
+                    else getattr(args[0], node.target)(*args[1:], **kwargs)
+                )
+        if getattr(node.target, "__name__", "") == "stochastic_depth":
+            return _stochastic_depth(self, *args, **kwargs)
         table = FUNCTIONS if node.op == "call_function" else METHODS
         if node.target not in table:
             self.refuse("no counterpart")
@@ -189,6 +215,33 @@ def _batch_norm_module(self, m, name, x):
     return _batch_norm(self, x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps, name=name)
 
 
+def _layer_norm(self, x, normalized_shape, weight=None, bias=None, eps=1e-5, name=None):
+    axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+    return self.emit("layer_norm", (x,), name, axes=axes, weight=_array(weight), bias=_array(bias), eps=eps)
+
+
+def _group_norm(self, x, num_groups, weight=None, bias=None, eps=1e-5, name=None):
+    return self.emit("group_norm", (x,), name, groups=num_groups, weight=_array(weight), bias=_array(bias), eps=eps)
+
+
+def _instance_norm(
+    self, x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
+    name=None,
+):  # fmt: skip
+    mean, var = (None, None) if use_input_stats else (running_mean, running_var)
+    arrays = {"mean": _array(mean), "var": _array(var), "weight": _array(weight), "bias": _array(bias)}
+    return self.emit("instance_norm", (x,), name, **arrays, eps=eps)
+
+
+def _instance_norm_module(self, m, name, x):
+    statistics = (m.running_mean, m.running_var)
+    return _instance_norm(self, x, *statistics, m.weight, m.bias, not m.track_running_stats, eps=m.eps, name=name)
+
+
+def _local_response_norm(self, x, size, alpha=1e-4, beta=0.75, k=1.0, name=None):
+    return self.emit("local_response_norm", (x,), name, size=size, alpha=alpha, beta=beta, k=k)
+
+
 def _max_pool2d(
     self, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, name=None
 ):
@@ -220,7 +273,8 @@ def _adaptive(op):
     def convert(self, x, output_size, return_indices=False, name=None):
         if return_indices:
             self.refuse("return_indices")
-        return self.emit(op, (x,), name, size=tuple(output_size) if not isinstance(output_size, int) else output_size)
+        size = output_size if isinstance(output_size, int) else tuple(_entry(entry) for entry in output_size)
+        return self.emit(op, (x,), name, size=size)
 
     return convert
 
@@ -260,6 +314,10 @@ def _dropout(self, x, p=0.5, training=True, inplace=False):
     if training:
         self.refuse("dropout in training mode")
     return x
+
+
+def _stochastic_depth(self, x, p, mode, training=True):
+    return _dropout(self, x, p, training)
 
 
 def _activation(op, *names, **fixed):
@@ -303,7 +361,7 @@ def _arithmetic(op, python):
         if alpha != 1 or rounding_mode is not None:
             self.refuse("alpha or rounding_mode")
         if not isinstance(x, _Ref) and not isinstance(y, _Ref):
-            return python(x, y)  # parameters and numbers among themselves
+            return python(x, y)  # of sizes
         return self.emit(op, (x, y))
 
     return convert
@@ -322,8 +380,6 @@ def _split(self, x, split_size_or_sections=None, dim=0, split_size=None):
 
 
 def _getitem(self, x, index):
-    if isinstance(x, torch.Tensor):
-        return x[index]
     if isinstance(x, _Shape):
         return _size(self, _Ref(x.name), index)
     if isinstance(x, (tuple, list)):
@@ -331,16 +387,30 @@ def _getitem(self, x, index):
     if isinstance(x, _Parts):
         return _part(self, x, index)
     index = index if isinstance(index, tuple) else (index,)
-    if any(not (isinstance(i, slice) or i is Ellipsis) for i in index):
+    if any(not isinstance(i, (slice, int, type(None), type(Ellipsis))) for i in index):
         self.refuse(f"indexing by {index}")
-    for position, i in enumerate(index):
-        after_dots = Ellipsis in index[:position]
-        axis = position - len(index) if after_dots else position - 1
+    cuts = [i for i in index if i is not None]
+    taken = []
+    for position, i in enumerate(cuts):
+        after_dots = Ellipsis in cuts[:position]
+        axis = position - len(cuts) if after_dots else position - 1
         if i is Ellipsis or i == slice(None):
             continue
         if axis == -1 and not after_dots:
             self.refuse("slicing the batch")
+        if isinstance(i, int):
+            taken.append(axis)
+            i = slice(i, i + 1 or None)
         x = self.emit("slice", (x,), axis=axis, start=i.start, stop=i.stop, step=i.step)
+    # Neither axes before the dots nor those behind them, which count from the end, may move those still to go.
+    for axis in sorted((a for a in taken if a >= 0), reverse=True) + sorted(a for a in taken if a < 0):
+        x = self.emit("squeeze", (x,), axis=axis)
+    fresh = [i for i in index if not isinstance(i, int)]
+    if None in fresh and Ellipsis in fresh:
+        self.refuse(f"indexing by {index}")
+    for position, i in enumerate(fresh):
+        if i is None:
+            x = self.emit("unsqueeze", (x,), axis=self.axis(position))
     return x
 
 
@@ -373,7 +443,34 @@ def _size(self, x, dim=None):
 
 
 def _entry(value):
+    if isinstance(value, _Computed):
+        return -1
     return (value.name, value.axis) if isinstance(value, _Dim) else value
+
+
+def _squeeze(self, x, dim=None):
+    if dim is None:
+        self.refuse("a squeeze of every axis, the batch's perhaps among them")
+    for axis in (dim,) if isinstance(dim, int) else sorted(dim, key=lambda d: (d < 0, abs(d)), reverse=True):
+        x = self.emit("squeeze", (x,), axis=self.axis(axis))
+    return x
+
+
+def _unsqueeze(self, x, dim):
+    return self.emit("unsqueeze", (x,), axis=self.axis(dim))
+
+
+def _transpose(self, x, dim0, dim1):
+    return self.emit("transpose", (x,), axes=(self.axis(dim0), self.axis(dim1)))
+
+
+def _expand(self, x, *shape):
+    _, *rest = shape[0] if len(shape) == 1 else shape
+    return self.emit("expand", (x,), shape=tuple(_entry(entry) for entry in rest))
+
+
+def _expand_as(self, x, other):
+    return self.emit("expand", (x,), shape=tuple((other.name, axis) for axis in range(3)))  # a map's
 
 
 def _flatten(self, x, start_dim=0, end_dim=-1, name=None):
@@ -381,13 +478,11 @@ def _flatten(self, x, start_dim=0, end_dim=-1, name=None):
 
 
 def _reshape(self, x, *shape):
-    if isinstance(x, torch.Tensor):
-        return x.reshape(*shape)
     shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     batch, *rest = shape
     if not (batch in (-1, 1) or (isinstance(batch, _Dim) and batch.axis is None)):
         self.refuse(f"a reshape to {shape} that does not keep the batch axis in front")
-    if batch == -1 and -1 in rest:
+    if [_entry(entry) for entry in (batch, *rest)].count(-1) > 1:
         self.refuse(f"a reshape to {shape}")
     return self.emit("reshape", (x,), shape=tuple(_entry(entry) for entry in rest))
 
@@ -400,10 +495,10 @@ def _permute(self, x, *dims):
 
 
 def _mean(self, x, dim=None, keepdim=False, **ignored):
-    axes = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim or ())}
-    if axes != {2, 3}:
-        self.refuse(f"mean over {dim}, not over height and width")
-    return self.emit("mean", (x,), keepdims=keepdim)
+    if dim is None:
+        self.refuse("a mean over everything, the batch too")
+    axes = tuple(self.axis(d) for d in ((dim,) if isinstance(dim, int) else dim))
+    return self.emit("mean", (x,), axes=axes, keepdims=keepdim)
 
 
 add, sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
@@ -415,6 +510,10 @@ MODULES = {
     nn.Linear: lambda self, m, name, x: _linear(self, x, m.weight, m.bias, name),
     nn.BatchNorm2d: _batch_norm_module,
     nn.BatchNorm1d: _batch_norm_module,
+    nn.LayerNorm: lambda self, m, name, x: _layer_norm(self, x, m.normalized_shape, m.weight, m.bias, m.eps, name),
+    nn.GroupNorm: lambda self, m, name, x: _group_norm(self, x, m.num_groups, m.weight, m.bias, m.eps, name),
+    nn.InstanceNorm2d: _instance_norm_module,
+    nn.LocalResponseNorm: lambda self, m, name, x: _local_response_norm(self, x, m.size, m.alpha, m.beta, m.k, name),
     nn.MaxPool2d: _max_pool2d_module,
     nn.AvgPool2d: _avg_pool2d_module,
     nn.AdaptiveAvgPool2d: lambda self, m, name, x: adaptive_avg(self, x, m.output_size, name=name),
@@ -453,6 +552,10 @@ FUNCTIONS = {
     torch.conv2d: _conv2d,
     F.linear: _linear,
     F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
+    F.instance_norm: _instance_norm,
+    F.local_response_norm: _local_response_norm,
     F.max_pool2d: _max_pool2d,
     F.max_pool2d_with_indices: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
@@ -497,7 +600,7 @@ FUNCTIONS = {
     torch.mul: mul,
     operator.truediv: div,
     torch.div: div,
-    math.sqrt: lambda self, x: math.sqrt(x),
+    operator.floordiv: lambda self, x, y: x // y,
     torch.cat: _cat,
     torch.concat: _cat,
     torch.chunk: _chunk,
@@ -505,6 +608,9 @@ FUNCTIONS = {
     torch.flatten: _flatten,
     torch.reshape: _reshape,
     torch.permute: _permute,
+    torch.transpose: _transpose,
+    torch.squeeze: _squeeze,
+    torch.unsqueeze: _unsqueeze,
     torch.mean: _mean,
     operator.getitem: _getitem,
     getattr: _getattr,
@@ -529,6 +635,11 @@ METHODS = {
     "view": _reshape,
     "reshape": _reshape,
     "permute": _permute,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "unsqueeze": _unsqueeze,
+    "expand": _expand,
+    "expand_as": _expand_as,
     "mean": _mean,
     "size": _size,
     "contiguous": _same,

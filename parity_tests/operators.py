@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -133,16 +134,25 @@ def pairs(low, high):
 
 @st.composite
 def maps_to_pool(draw, dtype):
-    upsample = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    focus = draw(st.sampled_from(["anything", "anything", "anything", "median", "rounding"]))
+    window, upsample = draw(st.sampled_from([3, 5, 7])), draw(st.sampled_from([1, 1, 2, 3, 8]))
+    threshold = draw(st.sampled_from(["median", "mean", "max", None, 0.3, -0.25, 1e6]))
     # Fractions of an enlargement are rounded: there only maps without near ties have one right answer.
     kinds = MAP_KINDS if upsample == 1 else ("fine", "fine", "constant", "coarse")
     M = draw(exact_maps(dtype, kinds, max_side=9 if upsample < 3 else 5))
-    threshold = draw(st.sampled_from(["median", "mean", "max", None, 0.3, -0.25, 1e6]))
-    arguments = {"M": M, "window": draw(st.sampled_from([3, 5, 7])), "threshold": threshold, "upsample": upsample}
+    if focus == "median":  # a row of even length, where a peak may be the lower median and none the upper one
+        window, threshold, upsample = 3, "median", 1
+        M = draw(randoms()).permuted(np.tile(np.arange(8.0), (1, 3, 1, 1)), axis=3)
+    elif focus == "rounding":  # a threshold that rounds to the value of a peak in the maps' dtype, not in a wider one
+        upsample, peaks = 1, M[peak_stimulation.find_peaks(M, window)]
+        level = float(draw(randoms()).choice(peaks))
+        threshold = level + abs(level) * torch.finfo(dtype).eps / 4
+    arguments = {"M": M, "window": window, "threshold": threshold, "upsample": upsample}
     if upsample > 1:
-        E = peak_stimulation.enlarge(M, upsample)
+        size = tuple(upsample * n for n in M.shape[2:])
+        E = F.interpolate(torch.from_numpy(M), size, mode="bilinear", align_corners=True).numpy()
         levels = [peak_stimulation.threshold_value(m, rounded(threshold, dtype)) for m in E.reshape(-1, *E.shape[2:])]
-        assume(not has_near_ties(E, arguments["window"], levels))
+        assume(not has_near_ties(E, window, levels))
     return arguments
 
 
@@ -207,10 +217,10 @@ def four_sides(padding):
 
 @st.composite
 def linears(draw, dtype):
-    rng, O, F = draw(randoms()), draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    rng, out, into = draw(randoms()), draw(st.integers(1, 5)), draw(st.integers(1, 6))
     lead = draw(st.sampled_from([(), (3,), (2, 3)]))
-    U = features(rng, (*lead, F), draw(st.sampled_from(SIGNS)))
-    return {"P": visits(rng, (*lead, O)), "U": U, "W": weights(rng, (O, F))}
+    U = features(rng, (*lead, into), draw(st.sampled_from(SIGNS)))
+    return {"P": visits(rng, (*lead, out)), "U": U, "W": weights(rng, (out, into))}
 
 
 @st.composite

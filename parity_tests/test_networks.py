@@ -303,13 +303,19 @@ def test_downloads_that_fail(server):
 class Functional(nn.Module):
     """A body, a pooling and flattening written as code, and a linear layer."""
 
-    def __init__(self, pool, channels=6):
+    def __init__(self, pool, channels=6, joined=None):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels)
-        self.pool, self.fc = pool, nn.Linear(channels, 5)
+        self.pool, self.fc = pool, nn.Linear(joined or channels, 5)
 
     def forward(self, x):
         return self.fc(self.pool(F.relu(self.norm(self.conv(x)))))
+
+
+def overwritten(x):
+    x.sub_(0.5)
+    F.relu_(x)
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
 class Torchvision(ResNet):
@@ -366,6 +372,41 @@ ONE_POSITION = {
         ),
         1,
     ),
+    "mean of a mean": (lambda: Functional(lambda x: x.mean(3).mean(2)), 1),
+    "mean of a mean, axes from the end": (lambda: Functional(lambda x: x.mean(-1).mean(-1)), 1),
+    "mean of a mean, kept axes": (lambda: Functional(lambda x: x.mean(2, True).mean(3, True).flatten(1)), 1),
+    "mean of flattened positions": (lambda: Functional(lambda x: x.flatten(2).mean(-1)), 1),
+    "pooling of the whole size": (lambda: Functional(lambda x: F.avg_pool2d(x, x.size()[2:]).view(-1, 6)), 1),
+    "the only position taken": (lambda: Functional(lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]), 1),
+    "view to sizes": (lambda: Functional(lambda x: x.mean((2, 3)).view(x.shape[:2])), 1),
+    "two poolings joined": (
+        lambda: Functional(lambda x: torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1), channels=6, joined=12), 1
+    ),
+    # a gate's pooling is not the last one, whatever stands after it
+    "pooling of a gate": (
+        lambda: Functional(lambda x: F.adaptive_avg_pool2d(x * x.mean((2, 3), True).sigmoid(), 1).flatten(1)), 1
+    ),
+    "norms of vectors": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 7),
+            nn.BatchNorm1d(7), nn.PReLU(7), nn.Linear(7, 5), nn.LogSoftmax(1),
+        ),
+        1,
+    ),
+    "a convolution after the pooling": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 7, 1), nn.Hardswish(), nn.Conv2d(7, 5, 1),
+            nn.Flatten(),
+        ),
+        1,
+    ),
+    "a convolution before the pooling": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ),
+        1,
+    ),
+    "in-place calls whose result nobody reads": (lambda: Functional(overwritten), 1),
 }  # fmt: skip
 
 
@@ -457,6 +498,11 @@ def test_all_but_the_last_layer_keep_their_weights(device):
     assert convolutions[-1].weight.dtype == torch.float64
 
 
+class Twice(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()
@@ -467,8 +513,80 @@ class Branching(nn.Module):
         return self.fc(x.mean((2, 3))) if x.sum() > 0 else x
 
 
-def test_what_is_no_classifier_is_refused():
-    with pytest.raises(ValueError, match="no linear layer"):
-        fully_convolutional(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    with pytest.raises(ValueError, match=r"torch\.fx cannot trace Branching"):
-        fully_convolutional(Branching())
+@pytest.mark.parametrize("kind", ["a convolution after the pooling", "a convolution before the pooling"])
+def test_a_classifier_that_is_a_convolution_is_replaced(kind, device):
+    model = randomise(ONE_POSITION[kind][0](), seed=2).to(device)
+    made = fully_convolutional(model, num_classes=9)
+    assert made(image(8, 1).to(device)).shape[:2] == (1, 9)
+    convolutions = [[part for part in m.modules() if isinstance(part, nn.Conv2d)] for m in (model, made)]
+    for theirs, mine in zip(*(parts[:-1] for parts in convolutions)):
+        assert torch.equal(mine.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_of_vectors_keeps_its_numbers_and_options(track, affine):
+    norm = nn.BatchNorm1d(6, eps=0.1, momentum=0.3, affine=affine, track_running_stats=track)
+    layers = [nn.Conv2d(3, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.Linear(6, 2)]
+    (made,) = (
+        part for part in fully_convolutional(nn.Sequential(*layers).double()).modules()
+        if isinstance(part, nn.BatchNorm2d)
+    )  # fmt: skip
+    assert (made.eps, made.momentum, made.affine, made.track_running_stats) == (0.1, 0.3, affine, track)
+    for name, tensor in norm.state_dict().items():
+        assert torch.equal(made.state_dict()[name], tensor)
+        assert made.state_dict()[name].dtype == tensor.dtype
+
+
+def head(*layers, side=1):
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(side), *layers)
+
+
+NO_CLASSIFIER = {
+    "features": (head(nn.Flatten()), "no linear layer"),
+    "control flow": (Branching(), r"torch\.fx cannot trace Branching"),
+    "no pooling": (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2)), "no global pooling"),
+    "a gate's pooling alone": (Functional(lambda x: (x * x.mean((2, 3), True)).flatten(1)), "no global pooling"),
+    "a pooling that keeps an axis": (
+        nn.Sequential(nn.AdaptiveAvgPool2d((None, 1)), nn.Flatten(), nn.Linear(12, 2)), "no global pooling"
+    ),
+    "features not flattened": (head(nn.Linear(1, 2)), "Linear at '4'.*not flattened"),
+    "features in two groups": (
+        Functional(lambda x: x.mean((2, 3)).view(-1, 2, 3).amax(1), joined=3), r"view \(view\).*more than flatten"
+    ),
+    "one channel": (Functional(lambda x: x.mean((2, 3), True)[:, 0].flatten(1), joined=1), "getitem.*more than"),
+    "a part of the map": (Functional(lambda x: x.mean((2, 3), True)[:, :, :1, 0].flatten(1)), "getitem.*more than"),
+    "mean of one axis": (Functional(lambda x: x.mean(3).flatten(1)), "no global pooling"),
+    "group norm of vectors": (head(nn.Flatten(), nn.GroupNorm(2, 4), nn.Linear(4, 2)), "GroupNorm at '5'.*positions"),
+    "layer norm of positions": (head(nn.LayerNorm((4, 1, 1)), nn.Flatten(), nn.Linear(4, 2)), "LayerNorm.*positions"),
+    "softmax over what is last": (head(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(-1)), "Softmax at '6'.*no form"),
+    "a vector of weights": (
+        Functional(lambda x: F.layer_norm(x.mean((2, 3)), (6,))), r"layer_norm \(layer_norm\).*no form for maps"
+    ),
+    "a convolution of 2 x 2 positions": (head(nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(4, 2), side=2), "2 x 2"),
+    "features that are no 3 x 3 positions": (head(nn.Flatten(), nn.Linear(35, 2), side=3), "35 features.*3 x 3"),
+    "two outputs": (Functional(lambda x: x.mean((2, 3))), "more than one tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_CLASSIFIER)
+def test_what_is_no_classifier_is_refused_in_one_line(kind):
+    model, message = NO_CLASSIFIER[kind]
+    if kind == "two outputs":
+        model.fc = Twice()
+    with pytest.raises(ValueError, match=message) as caught:
+        fully_convolutional(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_in_the_head_is_refused():
+    class Scaled(Functional):
+        def __init__(self):
+            super().__init__(None)
+            self.scale = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)) * self.scale)
+
+    with pytest.raises(ValueError, match=r"mul \(mul\), after its global pooling"):
+        fully_convolutional(Scaled())

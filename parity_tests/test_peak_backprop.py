@@ -12,10 +12,13 @@ from torch import nn
 
 from prm.accelerated import PeakBackprop
 from prm.accelerated.rules import Visits
+from prm.parity_tests.architectures import StochasticDepth, stochastic_depth
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import BLOCKS, SmallCnn, networks, randomise
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.reference.network import forward, walk
+
+torch.fx.wrap("stochastic_depth")  # as its users' files do
 
 
 class Model(nn.Module):
@@ -207,7 +210,147 @@ LAYERS = {
     "hard swish written out": lambda: model(
         lambda m, x: (lambda y: m.h(y * F.relu6(y + 3) / 6))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 1)
     ),
+    "layer norm, channels last": lambda: model(
+        lambda m, x: m.h(F.relu(m.n(m.c(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))),
+        c=conv(3, 4, 3),
+        n=nn.LayerNorm(4),
+        h=conv(4, 2, 1),
+    ),
+    "functional layer norm of whole maps": lambda: model(
+        lambda m, x: (lambda y: m.h(F.layer_norm(y, y.shape[1:])))(m.c(x)), c=conv(3, 4, 3), h=conv(4, 2, 3)
+    ),
+    "layer norm over the last axis, its length a weight's": lambda: model(
+        lambda m, x: m.h(F.layer_norm(m.c(x).transpose(1, -1), m.w.shape, m.w).transpose(1, -1)),
+        c=conv(3, 4, 3),
+        w=nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 0.0])),
+        h=conv(4, 2, 1),
+    ),
+    "group norm": lambda: model(
+        lambda m, x: m.h(F.relu(m.n(m.c(x)))), c=conv(3, 4, 3), n=signs(nn.GroupNorm(2, 4)), h=conv(4, 2, 2)
+    ),
+    "functional group norm": lambda: model(
+        lambda m, x: m.h(F.group_norm(m.c(x), 2, m.n.weight)),
+        c=conv(3, 4, 3),
+        n=signs(nn.GroupNorm(2, 4)),
+        h=conv(4, 2, 2),
+    ),
+    "instance norm": lambda: model(
+        lambda m, x: m.h(F.relu(m.n(m.c(x)))), c=conv(3, 4, 3), n=nn.InstanceNorm2d(4), h=conv(4, 2, 2)
+    ),
+    "instance norm with statistics": lambda: model(
+        lambda m, x: m.h(F.relu(m.n(m.c(x)))),
+        c=conv(3, 4, 3),
+        n=signs(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+        h=conv(4, 2, 2),
+    ),
+    "functional instance norm": lambda: model(
+        lambda m, x: m.h(F.instance_norm(m.c(x))), c=conv(3, 4, 3), h=conv(4, 2, 2)
+    ),
+    "local response norm": lambda: model(
+        lambda m, x: m.h(F.local_response_norm(m.n(F.relu(m.c(x))), 3, alpha=0.5)),
+        c=conv(3, 6, 3),
+        n=nn.LocalResponseNorm(4, alpha=2.0, beta=0.5, k=1.5),
+        h=conv(6, 2, 2),
+    ),
+    "stochastic depth": lambda: model(
+        # a batch norm and a zero pad are merged through it
+        lambda m, x: (lambda y: m.h(m.e(m.d(F.pad(y, (1, 0, 1, 0)))) + y))(m.n(m.d(m.c(x)))),
+        c=conv(3, 4, 3),
+        e=conv(4, 4, 2),
+        d=StochasticDepth(0.5),
+        n=nn.BatchNorm2d(4),
+        h=conv(4, 2, 1),
+    ),
+    "learned factors of either sign": lambda: model(
+        lambda m, x: m.h(m.s * m.c(x) * m.t.view(1, -1, 1, 1)),
+        c=conv(3, 4, 3),
+        s=nn.Parameter(torch.tensor(-0.5)),
+        t=nn.Parameter(torch.tensor([1.0, -2.0, 0.0, 0.5])),
+        h=conv(4, 2, 2),
+    ),
+    "a factor that repeats": lambda: model(
+        lambda m, x: m.h(m.s * m.c(x) + m.s), c=conv(3, 1, 3), s=nn.Parameter(torch.randn(4, 1, 1)), h=conv(4, 2, 2)
+    ),
+    "unsqueeze, squeeze, transpose": lambda: model(
+        lambda m, x: m.h(torch.squeeze(m.c(x).unsqueeze(2).transpose(2, 3).transpose(2, 3), 2)),
+        c=conv(3, 4, 3),
+        h=conv(4, 2, 2),
+    ),
+    "channels taken apart": lambda: model(
+        lambda m, x: m.c(torch.cat([x[:, 2].unsqueeze(1), x[:, -3][:, None], torch.unsqueeze(x[:, 1], 1)], 1)),
+        c=conv(3, 2, 3),
+    ),
+    "one row": lambda: model(
+        lambda m, x: (lambda y: m.h(torch.cat([y, y[..., 1, :].unsqueeze(-2)], 2)))(m.c(x)),
+        c=conv(3, 4, 3),
+        h=conv(4, 2, 1),
+    ),
+    "channel shuffle": lambda: model(lambda m, x: m.h(shuffled(m.c(x))), c=conv(3, 4, 3), h=conv(4, 2, 2)),
+    "pooling pyramid": lambda: model(
+        lambda m, x: (lambda y: m.h(torch.cat([y, F.adaptive_avg_pool2d(y, 1).expand_as(y)], 1)))(m.c(x)),
+        c=conv(3, 4, 3),
+        h=conv(8, 2, 1),
+    ),
+    "expand to sizes": lambda: model(
+        lambda m, x: (lambda y: m.h(y.mean(3, keepdim=True).expand(-1, -1, y.size(2), 5)))(m.c(x)),
+        c=conv(3, 4, 3),
+        h=conv(4, 2, 2),
+    ),
+    "mean over rows, then columns": lambda: model(
+        lambda m, x: (lambda y: m.h(y * F.relu(y.mean(3, True).mean(2, True))))(m.c(x)),
+        c=conv(3, 4, 3),
+        h=conv(4, 2, 1),
+    ),
+    "gate by means of the last axis": lambda: model(
+        lambda m, x: (lambda y: m.h(y * F.relu(y.mean(-1).mean(-1))[:, :, None, None]))(m.c(x)),
+        c=conv(3, 4, 3),
+        h=conv(4, 2, 1),
+    ),
+    "mean over one axis": lambda: model(
+        lambda m, x: m.h(m.c(x).mean(3, keepdim=True)), c=conv(3, 4, 3), h=conv(4, 2, 1)
+    ),
+    "adaptive avg pool to a size read": lambda: model(
+        lambda m, x: m.h(F.adaptive_avg_pool2d(m.c(x), m.d(x).shape[-2:])),
+        c=conv(3, 4, 3),
+        d=conv(3, 1, 5),
+        h=conv(4, 2, 1),
+    ),
+    "gate with expand_as": lambda: model(
+        lambda m, x: (lambda y: m.h(y * torch.sigmoid(m.e(y.mean((2, 3)))).unsqueeze(-1).unsqueeze(-1).expand_as(y)))(
+            m.c(x)
+        ),
+        c=conv(3, 4, 3),
+        e=nn.Linear(4, 4),
+        h=conv(4, 2, 1),
+    ),
+    "gelu and silu": lambda: model(
+        lambda m, x: m.h(F.silu(m.d(F.gelu(m.c(x), approximate="tanh")))),
+        c=conv(3, 4, 3),
+        d=conv(4, 4, 1),
+        h=conv(4, 2, 2),
+    ),
+    # a module's own name is no function's
+    "modules called squeeze, mean and add": lambda: model(
+        lambda m, x: (lambda y: m.add(torch.sigmoid(y) * m.squeeze(m.mean(y))))(m.c(x)),
+        c=conv(3, 4, 3),
+        squeeze=conv(4, 4, 1),
+        mean=nn.AvgPool2d(3, 1, 1),
+        add=conv(4, 2, 1),
+    ),
 }
+
+
+def signs(norm):
+    """Weights of either sign."""
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -0.5, 2.0, 0.0]))
+        norm.bias.copy_(torch.tensor([0.5, 1.0, -1.0, 2.0]))
+    return norm
+
+
+def shuffled(y):
+    n, c, h, w = y.shape
+    return y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -279,6 +422,14 @@ def test_signed_switch(layers, device):
 
 def test_signed_switch_with_groups_and_stride(device):
     m = model(lambda m, x: m.h(F.relu(m.c((x - 0.1) / 0.3))), c=conv(3, 6, 3, 2, 1, groups=3), h=conv(6, 2, 1))
+    assert_walks_agree(m.to(device), pictures(9, 8).to(device), signed=True)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(3), nn.GroupNorm(1, 3), nn.LocalResponseNorm(2), nn.LayerNorm((3, 9, 8))]
+)
+def test_signed_switch_through_a_norm_of_the_image(norm, device):
+    m = model(lambda m, x: m.h(F.relu(m.c(m.n(x)))), n=norm, c=conv(3, 6, 3), h=conv(6, 2, 1))
     assert_walks_agree(m.to(device), pictures(9, 8).to(device), signed=True)
 
 
@@ -471,12 +622,35 @@ REFUSED = {
         ValueError,
         "'1'",
     ),
-    "group norm": (refusing(nn.GroupNorm(2, 4)), NotImplementedError, r"GroupNorm at '1\.1'"),
-    "instance norm": (refusing(nn.InstanceNorm2d(4)), NotImplementedError, r"InstanceNorm2d at '1\.1'"),
     "transposed convolution": (
         refusing(nn.ConvTranspose2d(4, 4, 2)),
         NotImplementedError,
-        r"ConvTranspose2d at '1\.1'",
+        r"ConvTranspose2d at '1\.1'.*give its type a rule with prm\.accelerated\.register_rule",
+    ),
+    "layer norm of the whole batch": (
+        lambda: model(lambda m, x: (lambda y: F.layer_norm(y, y.shape))(m.c(x)), c=conv(3, 4, 3)),
+        NotImplementedError,
+        "layer_norm.*axes",
+    ),
+    "stochastic depth in training": (
+        lambda: model(lambda m, x: stochastic_depth(m.c(x), 0.5, "row", True), c=conv(3, 4, 3)),
+        NotImplementedError,
+        "stochastic_depth.*training",
+    ),
+    "attention": (
+        lambda: model(lambda m, x: (lambda y: F.scaled_dot_product_attention(y, y, y))(m.c(x)), c=conv(3, 4, 3)),
+        NotImplementedError,
+        "scaled_dot_product_attention.*fixed weights",
+    ),
+    "matrix product": (
+        lambda: model(lambda m, x: m.c(x) @ m.d(x).transpose(2, 3), c=conv(3, 4, 3), d=conv(3, 4, 3)),
+        NotImplementedError,
+        r"matmul.*the type of the module that calls it a rule with prm\.accelerated\.register_rule",
+    ),
+    "negative divisor": (
+        lambda: model(lambda m, x: m.c(x) / m.s, c=conv(3, 4, 3), s=nn.Parameter(torch.tensor(-2.0))),
+        NotImplementedError,
+        "div.*positive",
     ),
     "bicubic": (
         refusing(nn.Upsample(scale_factor=2, mode="bicubic")),
@@ -548,6 +722,12 @@ def test_what_has_no_rule_is_refused_before_any_forward_pass(kind):
         PeakBackprop(module)
     assert not ran
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_norm_that_turns_out_to_mix_images_is_refused():
+    m = model(lambda m, x: F.layer_norm(m.c(x), (2, 2, 7, 7)), c=conv(3, 2, 3))
+    with pytest.raises(NotImplementedError, match="images of a batch"):
+        PeakBackprop(m).prepare(pictures(9, 9))
 
 
 def test_outputs_that_are_no_maps_are_refused():

@@ -70,6 +70,71 @@ def test_batch_norm_is_folded_into_its_convolution_only():
     near(run(apart, [[1, 1]]).prm, [[1, 0]])
 
 
+def test_norms_forward_by_hand():
+    x = Node("x", "input")
+
+    def value(op, rows, **params):
+        return forward([x, Node("n", op, ("x",), params)], np.array(rows, float))["n"]
+
+    # channels (1, 3) and (5, 9) of one position each: layer norm over the last axis alone, over the channels, over all
+    near(value("layer_norm", [[[1, 3]]], eps=0, weight=[2, 3], bias=[10, 20]), [[[-2 + 10, 3 + 20]]])
+    near(value("layer_norm", [[[1]], [[3]]], axes=3, eps=0, weight=[[[2]], [[3]]]), [[[-2]], [[3]]])
+    near(value("layer_norm", [[[1, 3]]], eps=3), [[[-1 / 2, 1 / 2]]])  # sigma = sqrt(1 + 3)
+    pairs = [[[1]], [[3]], [[5]], [[9]]]
+    near(value("group_norm", pairs, groups=2, eps=0, weight=[1, 2, 3, 4]), [[[-1]], [[2]], [[-3]], [[4]]])
+    near(value("instance_norm", [[[1, 3]], [[5, 9]]], eps=0, bias=[0, 7]), [[[-1, 1]], [[6, 8]]])
+    near(value("instance_norm", [[[1, 3]]], mean=[1], var=[4], eps=0, weight=[3]), [[[0, 3]]])
+    # squares of a channel and its neighbours: 5, 14, 13; of the one before and itself: 1, 5, 13
+    three = [[[1]], [[2]], [[3]]]
+    near(value("local_response_norm", three, size=3, alpha=3, beta=1), [[[1 / 6]], [[2 / 15]], [[3 / 14]]])
+    near(value("local_response_norm", three, size=2, alpha=2, beta=1), [[[1 / 2]], [[2 / 6]], [[3 / 14]]])
+
+
+@pytest.mark.parametrize(
+    "norm", [("layer_norm", {"axes": 1}), ("group_norm", {"groups": 1}), ("instance_norm", {})], ids=lambda n: n[0]
+)
+def test_walk_passes_a_norm_unchanged(norm):
+    # x = (1, 3) becomes (-1, 1) + 2 = (1, 3) again, or with gamma = -1 (3, 1): what the norm's output says goes to x
+    op, params = norm
+    both = {"layer_norm": [2, 2]}.get(op, [2])
+    for gamma, expected in ((1, [[0.25, 0.75]]), (-1, [[0.75, 0.25]])):
+        weight = {"layer_norm": [gamma, gamma]}.get(op, [gamma])
+        node = Node("n", op, ("x",), {**params, "weight": np.array(weight), "bias": np.array(both), "eps": 0.0})
+        found = run([node, conv("y", "n", [1, 1])], [[1, 3]])
+        near(found.prm, expected)
+        assert found.account["n"] == (1, 0)
+    # a convolution does not take them in: W' = -W would send all to column 1
+    node = Node("n", op, ("a",), {**params, "weight": np.array([-1]), "bias": np.array([9]), "eps": 1.0})
+    near(run([conv("a", "x", [1, -1]), node, conv("y", "n", [1])], [[1, 1]]).prm, [[1, 0]])
+
+
+def test_walk_passes_local_response_norm_unchanged():
+    node = Node("n", "local_response_norm", ("x",), {"size": 1, "alpha": 1.0, "beta": 1.0})
+    # 1 / (1 + 1) and 3 / (1 + 9): .5 and .3
+    near(run([node, conv("y", "n", [3, 5])], [[1, 3]]).prm, [[0.5, 0.5]])
+
+
+def test_learned_factor_may_have_either_sign():
+    k = Node("k", "constant", (), {"value": np.array([[[-1.0]]]), "learned": True})
+    nodes = [k, conv("b", "x", [1, 3])]
+    near(run([*nodes, Node("y", "multiply", ("k", "b"))], [[1, 1]]).prm, [[0.25, 0.75]])
+    # computed from one, too
+    nodes.append(Node("two", "constant", (), {"value": 2.0}))
+    nodes.append(Node("s", "multiply", ("k", "two")))
+    near(run([*nodes, Node("y", "multiply", ("b", "s"))], [[1, 1]]).prm, [[0.25, 0.75]])
+    with pytest.raises(NotImplementedError, match=r"'y'.*positive"):
+        run([*nodes, Node("y", "divide", ("b", "s"))], [[1, 1]])
+
+
+def test_gate_is_seen_through_shapes():
+    nodes = [
+        conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("g", "sigmoid", ("c",)),
+        Node("u", "unsqueeze", ("g",), {"axis": 0}), Node("v", "squeeze", ("u",), {"axis": 0}),
+        Node("y", "multiply", ("v", "b")),
+    ]  # fmt: skip
+    near(run(nodes, [[1, 3]]).prm, [[1, 0]])
+
+
 def test_zero_pad_is_merged_and_the_minimum_ignores_it():
     # one zero on the left of (2, 1): y0 sees (pad, 2), all goes to column 0
     nodes = [Node("p", "zero_pad", ("x",), {"padding": (1, 0, 0, 0)}), conv("y", "p", [1, 1])]
@@ -180,7 +245,11 @@ def test_pooling_mean_linear_and_shapes():
     near(run([Node("y", "mean", ("x",), {"keepdims": True})], [[1, 3]]).prm, [[0.25, 0.75]])
     near(run([Node("y", "adaptive_avg_pool2d", ("x",), {"size": 1})], [[1, 3]]).prm, [[0.25, 0.75]])
     near(run([Node("y", "adaptive_max_pool2d", ("x",), {"size": (None, 1)})], [[1, 3]]).prm, [[0, 1]])
+    near(run([Node("y", "mean", ("x",), {"axes": (-1,), "keepdims": True})], [[1, 3]]).prm, [[0.25, 0.75]])
     near(run([Node("y", "permute", ("x",), {"axes": (0, 2, 1)})], [[1, 3]], (0, 1, 0)).prm, [[0, 1]])
+    near(run([Node("y", "transpose", ("x",), {"axes": (1, -1)})], [[1, 3]], (0, 1, 0)).prm, [[0, 1]])
+    wide = [Node("m", "mean", ("x",), {"keepdims": True}), Node("y", "expand", ("m",), {"shape": (-1, 2, ("x", 2))})]
+    near(run(wide, [[1, 3]], (0, 1, 0)).prm, [[0.25, 0.75]])
     up = [Node("y", "interpolate", ("x",), {"mode": "bilinear", "size": (1, 4)})]
     near(run(up, [[1, 3]], (0, 0, 1)).prm, [[0.5, 0.5]])  # (.75, .25) * (1, 3)
 
@@ -290,7 +359,26 @@ class Pools(nn.Module):
         return self.body(x)
 
 
-@pytest.mark.parametrize("kind", [Residual, PreActivation, Gated, Concat, Pools])
+class Norms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.layer, self.group = nn.Conv2d(3, 6, 3), nn.LayerNorm(6), nn.GroupNorm(3, 6)
+        self.instance = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)
+        self.local, self.scale = nn.LocalResponseNorm(4, alpha=0.5, beta=0.5), nn.Parameter(torch.randn(6))
+        nn.init.normal_(self.instance.running_mean)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        x = torch.cat([torch.unsqueeze(x[:, 0], 1), x[:, -1][:, None], x[..., 1:2, :].expand(n, c, h, w)[:, 1:2]], 1)
+        x = self.group(self.layer(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        y = F.instance_norm(F.group_norm(self.local(self.instance(x)), 2), weight=self.scale)
+        y = F.local_response_norm(y, 5) * self.scale[:, None, None]
+        n, c, h, w = y.size()
+        y = y.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        return F.layer_norm(y, y.shape[1:]) + y.mean(3, keepdim=True).mean(2, keepdim=True).expand_as(y)
+
+
+@pytest.mark.parametrize("kind", [Residual, PreActivation, Gated, Concat, Pools, Norms])
 @pytest.mark.parametrize("size", [(9, 11), (12, 8)])
 def test_forward_equals_torch(kind, size):
     torch.manual_seed(0)

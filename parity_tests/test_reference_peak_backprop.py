@@ -192,6 +192,17 @@ def test_batch_norm_alone_changes_nothing():
     assert eq.batch_norm([[[1.0, 2.0]]]).tolist() == [[[1.0, 2.0]]]
 
 
+def test_other_norms_change_nothing():
+    assert eq.normalization([[[1.0, 2.0]]]).tolist() == [[[1.0, 2.0]]]
+
+
+def test_a_norm_is_linear_and_its_positive_part_the_diagonal():
+    # why: layer norm of 3 elements with sigma held at 2, gamma = (4, 2, 6): gamma_c / sigma (delta_cd - 1/3)
+    W = np.array([4.0, 2.0, 6.0])[:, None] / 2 * (np.eye(3) - 1 / 3)
+    P = np.array([0.5, 0.2, 0.3])
+    near(eq.linear(P, [3.0, 1.0, 2.0], W), eq.normalization(P))
+
+
 # ---- pooling
 
 
@@ -247,6 +258,8 @@ def test_adaptive_avg_pool_and_mean():
     # 3 -> 2: bins (1, 3) and (3, 1)
     near(eq.adaptive_avg_pool2d(image([4, 8]), image([1, 3, 1]))[0], [[1, 3 + 6, 2]])
     near(eq.mean(np.array([8.0]), image([1, 3], [0, 4]))[0], [[1, 3], [0, 4]])
+    near(eq.mean(image([4], [8]), image([1, 3], [0, 4]), axes=-1)[0], [[1, 3], [0, 8]])
+    near(eq.mean(np.array([4.0, 8.0])[None], image([1, 3], [0, 4]), axes=(2,))[0], [[1, 3], [0, 8]])
     P_U, leaked = eq.mean(np.array([8.0]), image([0, 0]), return_leak=True)
     assert (P_U.sum(), leaked) == (0, 8)
 
@@ -324,3 +337,9 @@ def test_positions_follow_reshape_and_permute():
     # V = U.transpose(1, 2, 0) is (2, 3, 1); back to (1, 2, 3)
     assert eq.permute(P.reshape(2, 3, 1), (1, 2, 0)).tolist() == [[[0, 1, 2], [3, 4, 5]]]
     assert eq.permute(P.reshape(1, 3, 2), (0, -1, -2)).tolist() == [[[0, 2, 4], [1, 3, 5]]]
+    assert eq.transpose(P.reshape(1, 3, 2), (1, -1)).tolist() == [[[0, 2, 4], [1, 3, 5]]]
+
+
+def test_copies_of_a_repeated_tensor_add_up():
+    assert eq.expand(image([1, 2], [3, 4]), (1, 1, 2)).tolist() == [[[4, 6]]]
+    assert eq.expand(image([1, 2], [3, 4]), (1, 2, 1)).tolist() == [[[3], [7]]]

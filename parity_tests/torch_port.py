@@ -82,7 +82,7 @@ class TorchPort:
         return [part.reshape(shape) for part, shape in zip(parts, shapes)], leaked
 
     def walk_back(self, model, P, x, signed=False):
-        """From any P at a torch model's output down to its one input x, both without a batch axis: P(x) and the leak."""
+        """From any P at a torch model's output down to its input x, both without a batch axis: P(x) and the leak."""
         plan, x, P = walk_plan(model, signed), x[None], self.tensor(P)[None]
         with torch.no_grad():
             V, states = plan.forward(x)

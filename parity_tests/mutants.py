@@ -1,0 +1,406 @@
+"""Proof that the tests would notice: realistic mistakes, put one at a time into a copy of the project, must be caught.
+
+A mutant of the fast path must be killed by parity. One of the oracle must be killed by parity and by hand-worked
+numbers; one of both sides, to which parity is blind, by hand-worked numbers alone. Run by `make mutants`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("reference", "accelerated", "parity_tests")
+FILES = ("__init__.py", "files.py", "pyproject.toml")
+# A mutant that dies of these says nothing about the tests.
+BROKEN = re.compile(r"\b(ImportError|ModuleNotFoundError|SyntaxError|NameError|UnboundLocalError|AttributeError)\b")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`old` is replaced by `new`; it must occur in the file exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, root: Path) -> None:
+        path = root / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.file} holds {self.old!r} {text.count(self.old)} times, not once")
+        changed = text.replace(self.old, self.new)
+        compile(changed, self.file, "exec")
+        path.write_text(changed)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: its edits, and the stem ("peak_stimulation", "peak_backprop", "retrieval") whose tests must see it."""
+
+    name: str
+    stem: str
+    edits: tuple[Edit, ...]
+
+    @property
+    def kind(self) -> str:
+        sides = {edit.file.split("/")[0] for edit in self.edits}
+        return "both sides" if len(sides) == 2 else "oracle" if "reference" in sides else "fast path"
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Which tests must kill it."""
+        return {"fast path": ("parity",), "oracle": ("parity", "hand"), "both sides": ("hand",)}[self.kind]
+
+
+def tests(judge: str, stem: str) -> list[str]:
+    """Arguments of pytest: the comparison of the stem's functions on few cases, or the oracle's hand-worked tests."""
+    if judge == "parity":
+        names = {"peak_backprop": "(peak_backprop or network)"}.get(stem, stem)
+        chosen = f"test_the_fast_path_agrees_with_the_oracle and {names} and (float64 or float16)"
+        return ["parity_tests/test_conformance.py", "-k", chosen, "--examples", "150", "--networks", "60"]
+    files = {"peak_backprop": ("peak_backprop", "network")}.get(stem, (stem,))
+    return [f"parity_tests/test_reference_{name}.py" for name in files]
+
+
+# ---- the mutants
+
+POOL, RULES, TRACING = "accelerated/peak_stimulation.py", "accelerated/rules.py", "accelerated/tracing.py"
+WALK, RANK = "accelerated/peak_backprop.py", "accelerated/retrieval.py"
+REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop.py"
+REF_NET, REF_RANK = "reference/network.py", "reference/retrieval.py"
+
+
+def _mutant(name, stem, *edits):
+    return Mutant(name, stem, tuple(Edit(*edit) for edit in edits))
+
+
+# Mistakes that are put into one side, and into both together.
+SCORE = (POOL, " / number[..., None]).sum(dim=2)", ").sum(dim=2)")
+REF_SCORE = (REF_POOL, "s[n, c] = (M[n, c] * G[n, c]).sum() / G[n, c].sum()", "s[n, c] = (M[n, c] * G[n, c]).sum()")
+GRADIENT = (POOL, "share = (grad_scores / number)[n, c]", "share = grad_scores[n, c]")
+REF_GRADIENT = (
+    REF_POOL, "grad_scores[n, c] * result.G[n, c] / result.G[n, c].sum()", "grad_scores[n, c] * result.G[n, c]",
+)
+SHIFT = (RULES, "return U if bool((least >= 0).all()) else U - least.clamp(max=0)", "return U if True else U - least")
+REF_SHIFT = (REF_WALK, "return U - min(0.0, U.min())", "return U")
+TO_BOTH = (RULES, "shares = [to_a, visits.P - to_a]", "shares = [visits.P, visits.P]")
+REF_TO_BOTH = (REF_WALK, "shares[i] = sum_to(P * share, summands[i].shape)", "shares[i] = sum_to(P, summands[i].shape)")
+LAST_MAXIMUM = (
+    RULES, "out, indices = self.pool(U)",
+    "out, indices = self.pool(U.flip(2, 3)); out = out.flip(2, 3); n = U.shape[2] * U.shape[3]; "
+    "indices = (n - 1 - indices).flip(2, 3)",
+)
+REF_LAST_MAXIMUM = (REF_WALK, "U[c, i, j] > U[c, best_i, best_j]", "U[c, i, j] >= U[c, best_i, best_j]")
+BETA = (RANK, "+ terms[..., 1] - beta * terms[..., 2]", "+ terms[..., 1] + beta * terms[..., 2]")
+REF_BETA = (REF_RANK, "boundary - beta * class_aware", "boundary + beta * class_aware")
+REF_BETA_RANKED = (REF_RANK, "three[1] - beta * three[2]", "three[1] + beta * three[2]")
+NO_LEAK = (REF_WALK, "0.0), float(P[~flows].sum())", "0.0), 0.0")
+
+MUTANTS = (
+    # ---- Eq. 1-3, fast path
+    _mutant("1/N of Eq. 2 dropped", "peak_stimulation", SCORE),
+    _mutant("1/N of Eq. 3 dropped", "peak_stimulation", GRADIENT),
+    _mutant(
+        "every position of a tie a peak", "peak_stimulation",
+        (POOL, "valid = (argmax == position)",
+         "valid = (maps.flatten(2).gather(2, argmax.flatten(2)).view_as(maps) == maps)"),
+    ),
+    _mutant(
+        "window off by one", "peak_stimulation",
+        (POOL, "F.max_pool2d(maps, window, stride=1, padding=window // 2,",
+         "F.max_pool2d(maps, window + 2, stride=1, padding=window // 2 + 1,"),
+    ),
+    _mutant("> for >= at the threshold", "peak_stimulation",
+            (POOL, "(maps >= _thresholds(", "(maps > _thresholds(")),
+    _mutant(
+        "upper median", "peak_stimulation",
+        (POOL, "flat.median(dim=2).values", "flat.sort(dim=2).values[..., flat.shape[2] // 2]"),
+    ),
+    _mutant(
+        "threshold not rounded to the maps' dtype", "peak_stimulation",
+        (POOL, 'float("-inf"), dtype=dtype,', 'float("-inf"), dtype=torch.float64,'),
+    ),
+    _mutant(
+        "no fallback where no peak is valid", "peak_stimulation",
+        (POOL, "torch.where(valid.flatten(2).any(dim=2)[..., None, None], valid, first)", "valid"),
+    ),
+    _mutant("corners not aligned", "peak_stimulation",
+            (POOL, "below = i * (size - 1) // last", "below = i * size // (last + 1)")),
+    _mutant(
+        "bilinear weights of the gradient swapped", "peak_stimulation",
+        (POOL, "((rows[0], 1 - rows[2]), (rows[1], rows[2]))", "((rows[0], rows[2]), (rows[1], 1 - rows[2]))"),
+    ),
+    # ---- Eq. 4-5, fast path
+    _mutant("W for W+", "peak_backprop",
+            (RULES, "self.positive, self.negative = weight.clamp(min=0),", "self.positive, self.negative = weight,")),
+    _mutant("|W| for W+ in linear layers", "peak_backprop",
+            (RULES, "self.positive = weight.clamp(min=0)\n", "self.positive = weight.abs()\n")),
+    _mutant("missing shift", "peak_backprop", SHIFT),
+    _mutant("shift by the batch's minimum", "peak_backprop",
+            (RULES, "least = U.flatten(1).amin(dim=1)", "least = U.amin().expand(len(U))")),
+    _mutant(
+        "always min U subtracted", "peak_backprop",
+        (RULES, "return U if bool((least >= 0).all()) else U - least.clamp(max=0)", "return U - least"),
+    ),
+    _mutant(
+        "bias kept in Z", "peak_backprop",
+        (RULES, "return torch.ops.prm.walk_normalizer(U_hat, self.positive, *geometry), U_hat",
+         "Z = 1 / torch.ops.prm.walk_normalizer(U_hat, self.positive, *geometry)\n"
+         "            return 1 / (Z if self.bias is None else Z + self.bias.clamp(min=0)[:, None, None]), U_hat"),
+    ),
+    _mutant("no leak, a tiny Z instead", "peak_backprop",
+            (RULES, "return torch.where(floor < Z, 1 / Z, 0)\n",
+             "return 1 / torch.where(floor < Z, Z, floor + 1e-30)\n")),
+    _mutant("leak not counted", "peak_backprop",
+            (RULES, "    if not bool(leaks.any()):\n", "    if bool(leaks.any()) or True:\n")),
+    _mutant(
+        "stride and padding swapped", "peak_backprop",
+        (RULES, "start = origin * torch.tensor(stride) - torch.tensor(padding)",
+         "start = origin * torch.tensor(padding) - torch.tensor(stride)"),
+    ),
+    _mutant("P not divided by Z", "peak_backprop",
+            (RULES, "q = P * visits.of(above)", "q = P * (visits.of(above) > 0)")),
+    _mutant("not multiplied by U_hat", "peak_backprop", (RULES, "return out.P * out.of(below)", "return out.P")),
+    _mutant(
+        "windows one too short", "peak_backprop",
+        (RULES, "* stride[i] + dilation[i] * (weight[2 + i] - 1) + 1",
+         "* stride[i] + dilation[i] * (weight[2 + i] - 1)"),
+    ),
+    _mutant("negative half of the signed rule dropped", "peak_backprop",
+            (RULES, "for U, weight in zip(signs, (self.positive, self.negative))",
+             "for U, weight in zip(signs[:1], (self.positive,))")),
+    _mutant("last maximum of a tie", "peak_backprop", LAST_MAXIMUM),
+    _mutant("shared argmax overwritten", "peak_backprop", (RULES, ".scatter_add_(2, place", ".scatter_(2, place")),
+    _mutant("all of P to both summands", "peak_backprop", TO_BOTH),
+    _mutant("summands' values for their positive parts", "peak_backprop",
+            (RULES, "a, b = (v.clamp(min=0) for v in state.values)", "a, b = (v for v in state.values)")),
+    _mutant("all to the second where no summand is positive", "peak_backprop",
+            (RULES, "torch.where(total > 0, a / total, 0.5)", "torch.where(total > 0, a / total, 0.0)")),
+    _mutant(
+        "concatenation's slices in reverse", "peak_backprop",
+        (RULES, "for part in visits.P.split(state.shape, dim=self.dim)]",
+         "for part in visits.P.flip(self.dim).split(state.shape, dim=self.dim)]"),
+    ),
+    _mutant("fixed weights not multiplied by U_hat", "peak_backprop",
+            (RULES, "U_hat.shape[1:]), q) * _rows(U_hat, visits.image)", "U_hat.shape[1:]), q)")),
+    _mutant("the last of several consumers counts", "peak_backprop",
+            (TRACING, "more = visits[parent] + more\n", "more = more\n")),
+    _mutant("batch norm not folded", "peak_backprop",
+            (TRACING, "if self.norm(users[0]) is not None:\n                return users[0]",
+             "if self.norm(users[0]) is not None:\n                return None")),
+    _mutant("eps of the folded norm forgotten", "peak_backprop",
+            (TRACING, "/ torch.sqrt(var + eps)", "/ torch.sqrt(var)")),
+    _mutant(
+        "P to the gate", "peak_backprop",
+        (TRACING, "return y if x_gate else x", "return x if x_gate else y"),
+    ),
+    _mutant("PRM not divided by its total", "peak_backprop",
+            (WALK, "torch.where(total > 0, prms / total, 0)", "prms")),
+    _mutant("largest channel for the sum of channels", "peak_backprop",
+            (WALK, "visits.P.sum(dim=1, keepdim=True, dtype=dtype)", "visits.P.amax(dim=1, keepdim=True).to(dtype)")),
+    _mutant("start's bilinear weights swapped", "peak_backprop",
+            (WALK, "(1 - down[row], down[row])", "(down[row], 1 - down[row])")),
+    # ---- Eq. 6, fast path
+    _mutant("beta's sign", "retrieval", BETA),
+    _mutant("alpha on the contour", "retrieval",
+            (RANK, "alpha * terms[..., 0] + terms[..., 1]", "terms[..., 0] + alpha * terms[..., 1]")),
+    _mutant("contour runs over the border", "retrieval",
+            (RANK, "(proposals.starts % width).clamp(max=reach)", "(proposals.starts).clamp(max=reach)")),
+    _mutant("the image's edge makes a contour", "retrieval",
+            (RANK, "outer = _dilated(proposals, reach), _dilated(_complement(proposals), reach)",
+             "outer = _dilated(proposals, reach), _dilated(Proposals(proposals.height, proposals.width, "
+             "proposals.starts, proposals.ends, proposals.offsets), reach)")),
+    _mutant("run off by one", "retrieval", (RANK, "index_select(0, (row + ends).view(-1))",
+                                            "index_select(0, (row + ends - 1).view(-1))")),
+    _mutant(
+        "mean of the map before its enlargement", "retrieval",
+        (RANK, "    scaled = F.interpolate(scaled[None]", "    mean = scaled.mean((1, 2), keepdim=True)\n"
+         "    scaled = F.interpolate(scaled[None]"),
+        (RANK, "scaled < bias * scaled.mean((1, 2), keepdim=True)", "scaled < bias * mean"),
+    ),
+    _mutant("corners of the background aligned", "retrieval",
+            (RANK, 'mode="bilinear", align_corners=False', 'mode="bilinear", align_corners=True')),
+    _mutant("a constant map is background", "retrieval",
+            (RANK, "return scaled < bias", "return scaled <= bias")),
+    _mutant("last of equal proposals", "retrieval",
+            (RANK, ".argmax(1)\n", ".flip(1).argmax(1).neg().add(scores.shape[1] - 1)\n")),
+    _mutant("area limits at the wrong end", "retrieval",
+            (RANK, "(fraction >= min_area) & (fraction < max_area)", "(fraction > min_area) & (fraction <= max_area)")),
+    _mutant("pixel corners for centres", "retrieval",
+            (RANK, "(2 * torch.arange(height, device=device) + 1) * proposals.height",
+             "(2 * torch.arange(height, device=device)) * proposals.height")),
+    _mutant("> for >= in suppression", "retrieval", (RANK, "masks.ious() >= iou", "masks.ious() > iou")),
+    _mutant("suppression in the order given", "retrieval",
+            (RANK, "key=lambda i: (-value[i], label[i], keys[i])", "key=lambda i: (-value[i], i)")),
+    _mutant("suppressed PRM not added", "retrieval", (RANK, "        if losers:\n", "        if len(losers) > 99:\n")),
+    _mutant("per class ignored", "retrieval",
+            (RANK, "(label[i] == label[k] or not per_class)", "(label[i] == label[k] or True)")),
+    # ---- the oracle
+    _mutant("1/N of Eq. 2 dropped", "peak_stimulation", REF_SCORE),
+    _mutant("1/N of Eq. 3 dropped", "peak_stimulation", REF_GRADIENT),
+    _mutant("every position of a tie a peak", "peak_stimulation",
+            (REF_POOL, "or (earlier and m[x, y] == m[i, j])", "or (earlier and m[x, y] > m[i, j])")),
+    _mutant("window off by one", "peak_stimulation", (REF_POOL, "window // 2, is_peak", "window // 2 + 1, is_peak")),
+    _mutant("upper median", "peak_stimulation", (REF_POOL, "[(m.size - 1) // 2]", "[m.size // 2]")),
+    _mutant("> for >= at the threshold", "peak_stimulation",
+            (REF_POOL, "(m >= threshold_value(m, threshold))", "(m > threshold_value(m, threshold))")),
+    _mutant("corners not aligned", "peak_stimulation",
+            (REF_POOL, "np.divmod(i * (size - 1), last)", "np.divmod(i * size, last + 1)")),
+    _mutant("missing shift", "peak_backprop", REF_SHIFT),
+    _mutant("W for W+", "peak_backprop", (REF_WALK, "np.maximum(W, 0.0) if sign > 0", "W if sign > 0")),
+    _mutant("leak not counted", "peak_backprop", NO_LEAK),
+    _mutant("bias kept in Z", "peak_backprop",
+            (REF_WALK, "Z_part = convolve(part, W,", "Z_part = convolve(part, W, np.ones(len(W)),")),
+    _mutant("P(V) not divided by Z", "peak_backprop",
+            (REF_WALK, "np.where(flows, P / np.where(flows, Z, 1.0), 0.0)", "np.where(flows, P, 0.0)")),
+    _mutant("last maximum of a tie", "peak_backprop", REF_LAST_MAXIMUM),
+    _mutant("all of P to both summands", "peak_backprop", REF_TO_BOTH),
+    _mutant("nothing where no summand is positive", "peak_backprop", (REF_WALK, "1.0 / len(takers))", "0.0)")),
+    _mutant("batch norm not folded", "peak_backprop",
+            (REF_NET, 'if source.op == "conv2d" and consumers', 'if source.op == "none" and consumers')),
+    _mutant("eps of the folded norm forgotten", "peak_backprop",
+            (REF_WALK, "np.sqrt(np.asarray(var, np.float64) + eps)", "np.sqrt(np.asarray(var, np.float64))")),
+    _mutant("the last of several consumers counts", "peak_backprop",
+            (REF_NET, "mass[name] = mass.get(name, 0.0) + share", "mass[name] = share")),
+    _mutant("adaptive bins end early", "peak_backprop",
+            (REF_WALK, "-((-(p + 1) * size) // out)", "max((p + 1) * size // out, p * size // out + 1)")),
+    _mutant("the image's edge makes a contour", "retrieval",
+            (REF_RANK, "binary_erosion(S, square, border_value=1)", "binary_erosion(S, square, border_value=0)")),
+    _mutant("beta's sign", "retrieval", REF_BETA),
+    _mutant("mean of the map before its enlargement", "retrieval",
+            (REF_RANK, "bias * enlarged.mean()", "bias * M.mean()")),
+    _mutant("> for >= in suppression", "retrieval",
+            (REF_RANK, "overlap(one.mask, other.mask) >= threshold", "overlap(one.mask, other.mask) > threshold")),
+    _mutant("suppression in the order given", "retrieval",
+            (REF_RANK, "(-one.score, one.label, *one.peak)", "-one.score")),
+    _mutant("last of equal proposals", "retrieval", (REF_RANK, "value > best[1]", "value >= best[1]")),
+    _mutant("pixel corners for centres", "retrieval",
+            (REF_RANK, "((2 * np.arange(out) + 1) * size) // (2 * out)", "(np.arange(out) * size) // out")),
+    # ---- both sides: parity cannot see these
+    _mutant("1/N of Eq. 2 dropped", "peak_stimulation", SCORE, REF_SCORE),
+    _mutant("1/N of Eq. 3 dropped", "peak_stimulation", GRADIENT, REF_GRADIENT),
+    _mutant("missing shift", "peak_backprop", SHIFT, REF_SHIFT),
+    _mutant("all of P to both summands", "peak_backprop", TO_BOTH, REF_TO_BOTH),
+    _mutant("last maximum of a tie", "peak_backprop", LAST_MAXIMUM, REF_LAST_MAXIMUM),
+    _mutant("beta's sign", "retrieval", BETA, REF_BETA, REF_BETA_RANKED),
+)  # fmt: skip
+
+
+# ---- the run
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one judge's tests said of a mutant: the test that killed it, "survived", or why it does not count."""
+
+    outcome: str
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        return self.outcome.startswith("parity_tests/")
+
+
+def copy_of_the_project(target: Path) -> Path:
+    """The package's tested folders at target/prm, caches with them, so that only what is edited is compiled again."""
+    root = target / "prm"
+    root.mkdir(parents=True)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, root / name)
+    for name in FILES:
+        shutil.copy2(ROOT / name, root / name)
+    return root
+
+
+def judge(root: Path, arguments: list[str], limit: float) -> Verdict:
+    """Run pytest in the copy until the first failure."""
+    environment = {**os.environ, "PYTHONPATH": str(root.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--tb=short", *arguments]
+    begun = time.perf_counter()
+    try:
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return Verdict(f"did not end within {limit:.0f} s", limit)
+    seconds = time.perf_counter() - begun
+    killers = re.findall(r"^FAILED (\S+)", done.stdout, re.M)
+    if done.returncode == 0:
+        return Verdict("survived", seconds)
+    if done.returncode != 1 or not killers:
+        return Verdict(f"no verdict: {(done.stdout + done.stderr).strip().splitlines()[-1]}", seconds)
+    if broken := BROKEN.search(done.stdout):
+        return Verdict(f"does not count: {broken[0]}", seconds)
+    return Verdict(killers[0], seconds)
+
+
+def try_mutant(mutant: Mutant, limit: float) -> dict[str, Verdict]:
+    """The verdicts of the judges that a mutant must not survive, each on its own copy of the project."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        root = copy_of_the_project(Path(folder))
+        for edit in mutant.edits:
+            edit.apply(root)
+        return {name: judge(root, tests(name, mutant.stem), limit) for name in mutant.judges}
+
+
+def green_before(stems: set[str], limit: float) -> bool:
+    """Whether every judge's tests pass on an unmutated copy, imported from there; prints those that do not."""
+    green = True
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        root = copy_of_the_project(Path(folder))
+        code = "import prm, prm.parity_tests.operators as operators; print(prm.__file__, operators.__file__)"
+        environment = {**os.environ, "PYTHONPATH": folder}
+        found = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+        if any(not name.startswith(folder) for name in found.stdout.split()) or not found.stdout:
+            print(f"the copy is not what Python imports: {found.stdout}{found.stderr}")
+            return False
+        for stem in sorted(stems):
+            for name in ("parity", "hand"):
+                verdict = judge(root, tests(name, stem), 4 * limit)
+                print(f"unmutated, {stem}, {name}: {'green' if verdict.outcome == 'survived' else verdict.outcome}"
+                      f" in {verdict.seconds:.0f} s", flush=True)  # fmt: skip
+                green &= verdict.outcome == "survived"
+    return green
+
+
+def main() -> int:
+    """Exit code 0: the unmutated tests are green and every mutant is killed by each of its judges."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", default="", help="mutants whose name, stem or kind contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once (default: all cores)")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for one mutant's tests")
+    parser.add_argument("--json", type=Path, help="write the table to this file too")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if options.only in f"{m.name} {m.stem} {m.kind}"]
+    begun = time.perf_counter()
+    if not chosen or not green_before({mutant.stem for mutant in chosen}, options.limit):
+        print("nothing to judge" if not chosen else "the unmutated tests are not green: nothing can be said of mutants")
+        return 1
+    rows = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for mutant, verdicts in zip(chosen, pool.map(lambda mutant: try_mutant(mutant, options.limit), chosen)):
+            for name, verdict in verdicts.items():
+                shown = "killed by" if verdict.killed else "NOT KILLED:"
+                print(f"{mutant.kind:10}  {mutant.stem:16}  {mutant.name:46}  {name:6}  {shown} {verdict.outcome}"
+                      f"  {verdict.seconds:.0f} s", flush=True)  # fmt: skip
+                rows.append({"kind": mutant.kind, "stem": mutant.stem, "mutant": mutant.name, "judge": name,
+                             "killed": verdict.killed, "by": verdict.outcome, "seconds": round(verdict.seconds, 1)})
+    alive = sorted({(row["kind"], row["mutant"]) for row in rows if not row["killed"]})
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed, in {time.perf_counter() - begun:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps({"mutants": len(chosen), "killed": len(chosen) - len(alive), "rows": rows},
+                                           indent=1) + "\n")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
