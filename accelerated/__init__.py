@@ -8,9 +8,10 @@ from .networks import fully_convolutional, network
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
+from .rules import register_rule
 from .segmenter import Instance, Segmentation, SegmentationSettings, Segmenter
 
 __all__ = [
     "Instance", "PeakBackprop", "PeakStimulation", "Proposals", "Segmentation", "SegmentationSettings", "Segmenter",
-    "aggregation", "fully_convolutional", "network", "peak_stimulation",
+    "aggregation", "fully_convolutional", "network", "peak_stimulation", "register_rule",
 ]  # fmt: skip

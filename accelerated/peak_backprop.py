@@ -114,7 +114,12 @@ class PeakBackprop:
     """Peak back-propagation (Eqs. 4-5) for a classifier that maps (N, 3, H, W) to class response maps (N, C, h, w).
 
     The model is traced once, in evaluation mode, and left untouched; its weights are read here, so build a new
-    PeakBackprop after training them further.
+    PeakBackprop after training them further. Which architectures pass, and how each operator is treated, is told in
+    docs/architectures.md. For a module that has no rule, write one:
+
+    >>> @register_rule(MyModule)                          # doctest: +SKIP
+    ... def _(module, P, *U):  # P (K, ...): the visits of its output, one row a peak; U: its inputs' values, likewise
+    ...     return P(U)        # one tensor, or a tuple with one for each input
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ class PeakBackprop:
     Raises
     ------
     NotImplementedError
-        An operator that P would have to pass has no rule; the message names the operator and its place.
+        An operator that P would have to pass has no rule; the message names the operator, its place and what to do.
     ValueError
         A batch norm in training mode, a float16 model, or code that torch.fx cannot trace (with file and line).
 

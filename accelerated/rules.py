@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, and what came from above leaks
@@ -405,10 +405,8 @@ class Addition(Rule):
         to_a = visits.P * visits.of(state.lazy[0][images])
         # The rest, not a second product, so that nothing is lost to rounding.
         shares = [to_a, visits.P - to_a]
-        if state.values[0].shape == state.values[1].shape:
-            return [visits.with_(share) for share in shares], None
-        whole = [visits.with_(share).on(*state.out[1:], whole=(True, True)) for share in shares]
-        return [v.with_(v.P.sum_to_size(len(v.P), *u.shape[1:])) for v, u in zip(whole, state.values)], None
+        shapes = [tuple(U.shape[1:]) for U in state.values]
+        return [_summed_to(visits.with_(share), state, shape) for share, shape in zip(shares, shapes)], None
 
 
 class Concatenation(Rule):
@@ -428,6 +426,40 @@ class Concatenation(Rule):
         return [visits.with_(part) for part in visits.P.split(state.shape, dim=self.dim)], None
 
 
+class Scaling(Rule):
+    """A factor, a gate, an added constant: P goes to the one operand, summed over the axes that it was repeated on."""
+
+    def forward(self, execute, U):
+        return execute(), State(shape=tuple(U.shape[1:]))
+
+    def back(self, visits, state, images):
+        return [_summed_to(visits, state, state.shape)], None
+
+
+class Expansion(Scaling):
+    """Copies of a tensor along axes of length 1: what they hold adds up."""
+
+    local = False
+
+
+class Norm(Rule):
+    """Layer, group, instance and local response norm pass P on unchanged, as batch norm that is not folded.
+
+    With the statistics held constant such a norm is linear, with the weights gamma_c / sigma (delta_cd - 1/n), of which
+    only the diagonal is positive where gamma_c > 0; elsewhere it is an approximation. `axes`: how many of the last axes
+    are normalised together.
+    """
+
+    def __init__(self, source, axes: int = 1):
+        super().__init__(source)
+        self.axes = axes
+
+    def forward(self, execute, U):
+        if self.axes >= U.dim():
+            raise NotImplementedError("a layer norm mixes the images of a batch")
+        return execute(), State()
+
+
 class FoldedNorm(Rule):
     """A batch norm that its convolution has already applied."""
 
@@ -435,6 +467,100 @@ class FoldedNorm(Rule):
 
     def forward(self, execute, U):
         return U, State()
+
+
+class Registered(Rule):
+    """A rule of the user's, for a module at `path`; checked, since whatever it returns would look like an answer."""
+
+    local = False
+
+    def __init__(self, sources, function: Callable, module: nn.Module, path: str):
+        super().__init__(*sources)
+        self.function, self.module, self.path = function, module, path
+
+    def _wrong(self, what: str) -> str:
+        return f"the rule registered for {type(self.module).__name__} at {self.path!r} {what}"
+
+    def forward(self, execute, *U):
+        before = [u._version for u in U if not u.is_inference()]
+        out = execute()
+        if before != [u._version for u in U if not u.is_inference()]:
+            raise ValueError(self._wrong("cannot be used: the module overwrites its input"))
+        if not isinstance(out, Tensor) or out.shape[:1] != U[0].shape[:1]:
+            raise ValueError(self._wrong("cannot be used: the module must return one tensor with a row for each image"))
+        return out, State(U)
+
+    def back(self, visits, state, images):
+        U = [_rows(u[images], visits.image).expand(len(visits.P), *u.shape[1:]) for u in state.values]
+        below = self.function(self.module, visits.P, *U)
+        below = tuple(below) if isinstance(below, (tuple, list)) else (below,)
+        if len(below) != len(U):
+            raise ValueError(self._wrong(f"must return {len(U)} tensors, one for each input, not {len(below)}"))
+        for P, u in zip(below, U):
+            if not isinstance(P, Tensor) or P.shape != u.shape:
+                found = tuple(P.shape) if isinstance(P, Tensor) else type(P).__name__
+                wanted = tuple(u.shape)
+                raise ValueError(self._wrong(f"must return a tensor of its input's shape {wanted}, not {found}"))
+            if not bool((P >= 0).all()):
+                raise ValueError(self._wrong("returned visits that are negative or not a number"))
+        entered, left = (_mass(parts) for parts in ((visits.P,), below))
+        rounding = torch.finfo(visits.P.dtype).eps ** 0.5
+        if bool((left > entered * (1 + rounding)).any()):
+            k = int((left - entered).argmax())
+            raise ValueError(self._wrong(f"made mass grow, from {float(entered[k]):.6g} to {float(left[k]):.6g}"))
+        leaked = (entered - left).clamp(min=0)
+        return [visits.with_(P.to(visits.P.dtype)) for P in below], leaked
+
+
+REGISTERED: dict[type[nn.Module], Callable] = {}
+
+
+def register_rule(*types: type[nn.Module]) -> Callable[[Callable], Callable]:
+    """Decorator: the function below it is the rule of these types of module and of their subclasses.
+
+    It is called as f(module, P, *U) and returns P(U):
+
+    module : the module, in evaluation mode
+    P : (K, ...) visits of the module's output, one row a peak; float32, float64 or bfloat16, the dtype of U
+    U : values of the module's inputs that depend on the image, (K, ...) each, in the order of its arguments
+    P(U) : a tensor of U's shape, or a tuple with one for each of several inputs; >= 0, and together no more than P.
+        What of P they do not hold is counted as leaked.
+
+    The module is then run as it is and not looked into. Register before PeakBackprop and fully_convolutional see the
+    model. A registered rule comes before a built-in one, and a second one for the same type replaces the first. Raises
+    TypeError for what is no type of module. During the walk a ValueError names the module whose rule returns something
+    of another shape, negative visits, or more mass than came in.
+    """
+    for t in types:
+        if not (isinstance(t, type) and issubclass(t, nn.Module)):
+            raise TypeError(f"register_rule takes types of nn.Module, not {t!r}")
+    if not types:
+        raise TypeError("register_rule needs the type of module that the rule is for")
+
+    def keep(function: Callable) -> Callable:
+        REGISTERED.update(dict.fromkeys(types, function))
+        return function
+
+    return keep
+
+
+def registered(module: nn.Module) -> Callable | None:
+    """The rule registered for the module's type or the nearest of its base types, or None."""
+    return next((REGISTERED[t] for t in type(module).__mro__ if t in REGISTERED), None)
+
+
+def _mass(parts) -> Tensor:
+    """Sum (K,) of each peak's visits, float64."""
+    return sum(P.flatten(1).sum(dim=1, dtype=torch.float64) for P in parts)
+
+
+def _summed_to(visits: Visits, state: State, shape: tuple[int, ...]) -> Visits:
+    """Visits of an operand of `shape` that was repeated to the output's shape; windows only where it was not."""
+    if shape == state.out:
+        return visits
+    if len(state.out) == 3:
+        visits = visits.on(*state.out[1:], whole=(True, True))
+    return visits.with_(visits.P.sum_to_size(len(visits.P), *shape))
 
 
 def _rows(per_image: Tensor, image: Tensor) -> Tensor:

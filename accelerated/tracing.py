@@ -17,15 +17,20 @@ from .rules import (
     AveragePooling,
     Concatenation,
     Convolution,
+    Expansion,
     FixedWeights,
     FoldedNorm,
     Linear,
     MaxPool,
+    Norm,
+    Registered,
     Reshape,
     Rule,
+    Scaling,
     Selection,
     State,
     Visits,
+    registered,
 )  # fmt: skip
 
 
@@ -90,6 +95,14 @@ class Walk:
         return visits[self._image], leaked, largest
 
 
+class Tracer(fx.Tracer):
+    """torch.fx's tracer; modules that a rule is registered for are not looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one call of the graph."""
+        return registered(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
 def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
     """Trace `model` and find a rule for every call that P passes, or say which has none before any work is done."""
     for name, module in model.named_modules():
@@ -129,7 +142,7 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
     for name in overwriting:
         model.get_submodule(name).inplace = False
     try:
-        graph = fx.Tracer().trace(model)
+        graph = Tracer().trace(model)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
@@ -176,14 +189,15 @@ def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
 
 
 VIEWS = ("getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "view", "reshape", "flatten", "unflatten",
-         "squeeze", "unsqueeze", "permute", "transpose", "expand", "contiguous", "detach")  # fmt: skip
+         "squeeze", "unsqueeze", "permute", "transpose", "expand", "expand_as", "contiguous",
+         "detach")  # fmt: skip
 
 
 def _aliases(node: fx.Node) -> list[fx.Node]:
     """The other nodes that may share this tensor's memory, as views of it or of what it is a view of."""
 
     def is_view(n: fx.Node) -> bool:
-        return n.op in ("call_function", "call_method") and getattr(n.target, "__name__", n.target) in VIEWS
+        return call_name(n) in VIEWS
 
     root = node
     while is_view(root):
@@ -192,6 +206,40 @@ def _aliases(node: fx.Node) -> list[fx.Node]:
     for n in found:
         found += [user for user in n.users if is_view(user) and user not in found]
     return [n for n in found if n is not node and not (is_view(n) and not n.users)]
+
+
+def call_name(node: fx.Node) -> str:
+    """The name of the function or method that a node calls; "" for modules, whatever their place is called."""
+    if node.op == "call_function":
+        return getattr(node.target, "__name__", "")
+    return node.target if node.op == "call_method" else ""
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node reads a tensor's size or computes with it, and no values."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    inputs = node.all_input_nodes
+    return node.op == "call_function" and bool(inputs) and all(is_size(n) for n in inputs)
+
+
+def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:
+    """The axes of a map (N, C, H, W) that `mean` or `amax` calls reduce, one after another perhaps, and that map."""
+    name, calls = call_name(node), []
+    while call_name(node) == name:
+        calls.insert(0, node)
+        node = node.args[0]
+    left, axes = [0, 1, 2, 3], set()
+    for call in calls:
+        dims = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else ())
+        dims = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
+        over = {left[d] for d in dims if -len(left) <= d < len(left)}
+        axes |= over
+        if not call.kwargs.get("keepdim", call.args[2] if len(call.args) > 2 else False):
+            left = [axis for axis in left if axis not in over]
+    return axes, node
 
 
 def _execute(node: fx.Node, env: dict, modules: dict[str, nn.Module]) -> Any:
@@ -227,12 +275,24 @@ class _Builder:
         norms = ((conv, self._norm_behind(conv)) for conv in graph.nodes if _is_convolution(self, conv))
         self.folded = {conv: norm for conv, norm in norms if norm is not None}
 
+    def layer(self, node: fx.Node) -> nn.Module | None:
+        """The module that the node calls, unless it has a rule of the user's: then nothing else is known of it."""
+        module = self.modules[node.target] if node.op == "call_module" else None
+        return None if module is None or registered(module) else module
+
     def rule(self, node: fx.Node) -> Rule:
         if node.op == "call_module":
             module = self.modules[node.target]
+            if (function := registered(module)) is not None:
+                sources = []
+                fx.node.map_arg((node.args, node.kwargs), sources.append)
+                sources = [n for n in sources if n not in self.constants and not is_size(n)]
+                return Registered(sources, function, module, node.target)
             for types, build in MODULE_RULES:
                 if isinstance(module, types):
                     return build(self, node, module)
+        elif node.op == "call_function" and self.stochastic_depth(node):
+            return Rule(node.args[0])
         elif node.op == "call_function" and node.target in FUNCTION_RULES:
             return FUNCTION_RULES[node.target](self, node)
         elif node.op == "call_method" and node.target in METHOD_RULES:
@@ -242,13 +302,17 @@ class _Builder:
     def refusal(self, node: fx.Node, why: str) -> NotImplementedError:
         """The error that names operator and place."""
         if node.op == "call_module":
-            what = f"{type(self.modules[node.target]).__name__} at {node.target!r}"
+            what, whose = f"{type(self.modules[node.target]).__name__} at {node.target!r}", "its type"
         else:
             stack = list(node.meta.get("nn_module_stack", {}).values())
-            place = stack[-1][0] if stack else ""
-            what = f"{getattr(node.target, '__name__', node.target)} ({node.name}) in {place or 'the model itself'!r}"
+            place = f" in {stack[-1][0]!r}" if stack and stack[-1][0] else " in the model itself"
+            # A graph that was traced before no longer tells.
+            place = "" if isinstance(self.modules[""], fx.GraphModule) else place
+            what = f"{getattr(node.target, '__name__', node.target)} ({node.name}){place}"
+            whose = "the type of the module that calls it"
         return NotImplementedError(
-            f"peak back-propagation cannot pass {what}: {why}; replace it in the model by layers that have a rule"
+            f"peak back-propagation cannot pass {what}: {why}; replace it in the model by layers that have a rule, "
+            f"or give {whose} a rule with prm.accelerated.register_rule"
         )
 
     def value(self, argument: Any, node: fx.Node) -> Any:
@@ -280,8 +344,7 @@ class _Builder:
         return source, pad
 
     def _zero_pad(self, node: fx.Node) -> tuple[int, int, int, int] | None:
-        if node.op == "call_module" and isinstance(self.modules[node.target], nn.ZeroPad2d | nn.ConstantPad2d):
-            module = self.modules[node.target]
+        if isinstance(module := self.layer(node), nn.ZeroPad2d | nn.ConstantPad2d):
             amounts, mode, value = module.padding, "constant", module.value
         elif node.op == "call_function" and node.target in (F.pad, torch.constant_pad_nd):
             amounts, mode, value = self.arguments(node, pad=None, mode="constant", value=None)
@@ -302,28 +365,38 @@ class _Builder:
         return None
 
     def passes(self, node: fx.Node) -> bool:
-        """Identity or dropout."""
+        """Identity, dropout, or stochastic depth, which in evaluation mode does nothing either."""
         if node.op == "call_module":
-            return isinstance(self.modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd))
-        return node.op == "call_function" and node.target in DROPOUTS
+            return isinstance(self.layer(node), (nn.Identity, nn.modules.dropout._DropoutNd))
+        return node.op == "call_function" and (node.target in DROPOUTS or self.stochastic_depth(node))
+
+    def stochastic_depth(self, node: fx.Node) -> bool:
+        """Whether the node calls a wrapped `stochastic_depth(input, p, mode, training)` with training off."""
+        if call_name(node) != "stochastic_depth":
+            return False
+        if self.arguments(node, p=UNREAD, mode=UNREAD, training=True)[0]:
+            raise self.refusal(node, "its argument `training` is on; pass self.training, and call model.eval()")
+        return True
 
     def weight(self, conv: fx.Node) -> Tensor:
         """A convolution's weight."""
-        return self.modules[conv.target].weight if conv.op == "call_module" else self.arguments(conv, weight=None)[0]
+        module = self.layer(conv)
+        return self.arguments(conv, weight=None)[0] if module is None else module.weight
 
     def sees_image(self, node: fx.Node) -> bool:
         """Whether a tensor is the image itself, but for normalisation, padding, slicing, joining and reshaping."""
         if node.op == "placeholder":
             return True
-        name = getattr(node.target, "__name__", node.target)
+        name = call_name(node)
         plain = name in (*AFFINE, *VIEWS, "cat", "concat", "concatenate") or self.passes(node)
         plain |= self.norm(node) is not None or self._zero_pad(node) is not None
+        plain |= isinstance(self.layer(node), NORMS) or node.target in NORM_FUNCTIONS
         inputs = [n for n in node.all_input_nodes if n not in self.constants]
         return plain and all(self.sees_image(n) for n in inputs)
 
     def norm(self, node: fx.Node):
         """(mean, variance, gamma, beta, eps) of a batch norm in evaluation mode, or None if the node is none."""
-        if node.op == "call_module" and isinstance(m := self.modules[node.target], nn.BatchNorm2d):
+        if isinstance(m := self.layer(node), nn.BatchNorm2d):
             return m.running_mean, m.running_var, m.weight, m.bias, m.eps
         if node.op == "call_function" and node.target is F.batch_norm:
             mean, var, gamma, beta, training, _, eps = self.arguments(
@@ -353,7 +426,7 @@ def _pair(value) -> list[int]:
 
 def _is_convolution(b: _Builder, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(b.modules[node.target], nn.Conv2d)
+        return isinstance(b.layer(node), nn.Conv2d)
     return node.op == "call_function" and node.target in (F.conv2d, torch.conv2d)
 
 
@@ -390,6 +463,25 @@ def _batch_norm(b, node, *_):
 
 def _unchanged(b, node, *_):
     return Rule(node.args[0])
+
+
+def _norm(b, node, *_):
+    return Norm(node.args[0])
+
+
+def _layer_norm(b, node, m=None):
+    if m is not None:
+        return Norm(node.args[0], len(m.normalized_shape))
+    shape = node.kwargs.get("normalized_shape", node.args[1] if len(node.args) > 1 else None)
+    if isinstance(shape, fx.Node) and shape in b.constants:
+        shape = b.constants[shape]
+    if not isinstance(shape, fx.Node):
+        return Norm(node.args[0], 1 if isinstance(shape, int) else len(shape))
+    # x.shape[1:]: how many axes that are is not known, but that the batch is not among them.
+    part = shape.args[1] if shape.target is operator.getitem else None
+    if not isinstance(part, slice) or not isinstance(part.start, int) or not (part.start >= 1 or -3 <= part.start < 0):
+        raise b.refusal(node, "which axes it normalises cannot be read from the model")
+    return Norm(node.args[0])
 
 
 def _max_pool(b, node, kernel, stride, padding, dilation, ceil_mode, return_indices=False):
@@ -441,8 +533,9 @@ def _avg_pool_function(b, node):
         divisor_override=None))  # fmt: skip
 
 
-def _adaptive_avg_pool(b, node, size):
-    return FixedWeights(node.args[0], lambda U, _: F.adaptive_avg_pool2d(U, size))
+def _adaptive_avg_pool(b, node, *_):
+    # The size may come from another tensor: the walk takes it from the output.
+    return FixedWeights(node.args[0], lambda U, size: F.adaptive_avg_pool2d(U, size))
 
 
 def _mean(b, node):
@@ -483,7 +576,7 @@ def _add(b, node):
     (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
     # A constant takes no share.
     if not (x_dynamic and y_dynamic):
-        return Rule(x if x_dynamic else y)
+        return Scaling(x if x_dynamic else y)
     return Addition(x, y, b.value(node.kwargs.get("alpha", 1), node))
 
 
@@ -491,7 +584,7 @@ def _subtract(b, node):
     (x, x_dynamic), (_, y_dynamic) = _operands(b, node)
     if not x_dynamic or y_dynamic:
         raise b.refusal(node, "only a constant may be subtracted")
-    return Rule(x)
+    return Scaling(x)
 
 
 def _positive(b, constant) -> bool:
@@ -503,16 +596,18 @@ def _divide(b, node):
     (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
     if not x_dynamic or y_dynamic or not _positive(b, y):
         raise b.refusal(node, "only division by a positive constant has a rule")
-    return Rule(x)
+    return Scaling(x)
 
 
 def _multiply(b, node):
     (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
     if x_dynamic and y_dynamic:
-        return Rule(_gated(b, node, x, y))
-    if not _positive(b, y if x_dynamic else x):
-        raise b.refusal(node, "only multiplication by a positive constant or by a gate has a rule")
-    return Rule(x if x_dynamic else y)
+        return Scaling(_gated(b, node, x, y))
+    factor = y if x_dynamic else x
+    # A learned factor of either sign passes P on unchanged, like gamma of a batch norm that is not folded.
+    if not isinstance(b.constants.get(factor), Tensor) and not _positive(b, factor):
+        raise b.refusal(node, "only multiplication by a positive number, a parameter or a gate has a rule")
+    return Scaling(x if x_dynamic else y)
 
 
 def _gated(b, node, x: fx.Node, y: fx.Node) -> fx.Node:
@@ -533,7 +628,7 @@ def _elementwise_root(b, node: fx.Node, only: tuple[str, ...]) -> fx.Node:
     """The tensor that `node` was computed from by elementwise steps, each with one input that depends on the image."""
     while node.op != "placeholder":
         inputs = [n for n in node.all_input_nodes if n not in b.constants]
-        name = getattr(node.target, "__name__", node.target)
+        name = call_name(node)
         known = name in AFFINE or (not only and (name in ELEMENTWISE or _is_activation(b, node)))
         if len(inputs) != 1 or not known:
             return node
@@ -542,18 +637,16 @@ def _elementwise_root(b, node: fx.Node, only: tuple[str, ...]) -> fx.Node:
 
 
 def _is_activation(b, node) -> bool:
-    if node.op == "call_module":
-        return isinstance(b.modules[node.target], ACTIVATIONS)
-    return node.target in ACTIVATION_FUNCTIONS
+    return isinstance(b.layer(node), ACTIVATIONS) or node.target in ACTIVATION_FUNCTIONS
 
 
 def _is_squashed(b, node) -> bool:
-    while b.passes(node) or getattr(node.target, "__name__", node.target) in VIEWS:
+    while b.passes(node) or call_name(node) in VIEWS:
         node = node.args[0]
     if node.op == "call_module":
-        return isinstance(b.modules[node.target], (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d))
+        return isinstance(b.layer(node), (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d))
     names = ("sigmoid", "hardsigmoid", "softmax")
-    return getattr(node.target, "__name__", node.target) in names
+    return call_name(node) in names
 
 
 def _has_one_channel(b, node) -> bool:
@@ -566,17 +659,18 @@ def _is_broadcast(b, node) -> bool:
     """Whether every path from the image to this node goes through a global pooling, so that it has one position."""
     if node.op == "placeholder":
         return False
-    if node.target in ("size", "dim") or node.target is getattr:
+    if call_name(node) in ("size", "dim", "getattr"):
         return True  # a number, not a map
-    if node.op == "call_module" and isinstance(
-        m := b.modules[node.target], (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-    ):
+    if isinstance(m := b.layer(node), (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return m.output_size in (1, (1, 1))
     if node.op == "call_function" and node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-        return b.arguments(node, output_size=None)[0] in (1, (1, 1), [1, 1])
-    if getattr(node.target, "__name__", node.target) in ("mean", "amax"):
-        dims = b.arguments(node, dim=())[0] or ()
-        return len({d % 4 for d in ([dims] if isinstance(dims, int) else dims)} & {2, 3}) == 2
+        return node.kwargs.get("output_size", node.args[1] if len(node.args) > 1 else None) in (1, (1, 1), [1, 1])
+    name = call_name(node)
+    if name in ("mean", "amax"):
+        axes, source = reduced_axes(node)
+        return axes >= {2, 3} or _is_broadcast(b, source)
+    if name in ("expand", "expand_as"):
+        return _is_broadcast(b, node.args[0])
     inputs = [n for n in node.all_input_nodes if n not in b.constants]
     return bool(inputs) and all(_is_broadcast(b, n) for n in inputs)
 
@@ -603,8 +697,7 @@ def _selection(b, node):
 
 def _getitem(b, node):
     parts = node.args[0]
-    name = getattr(parts.target, "__name__", parts.target) if parts.op != "placeholder" else ""
-    if name in ("chunk", "split", "tensor_split", "unbind"):
+    if call_name(parts) in ("chunk", "split", "tensor_split", "unbind"):
         cut, source = _replay(b, parts, parts.args[0]), parts.args[0]
         return Selection(source, lambda t: cut(t)[node.args[1]])
     return _selection(b, node)
@@ -612,6 +705,18 @@ def _getitem(b, node):
 
 def _reshape(b, node, *_):
     return Reshape(node.args[0])
+
+
+def _expand(b, node):
+    return Expansion(node.args[0])
+
+
+def _attention(b, node, *_):
+    raise b.refusal(node, "attention multiplies tensors that all depend on the image, and Eq. 5 needs fixed weights")
+
+
+def _product(b, node):
+    raise b.refusal(node, "a matrix product of two tensors, as in attention, has none: Eq. 5 needs fixed weights")
 
 
 ACTIVATIONS = (
@@ -623,6 +728,8 @@ ACTIVATION_FUNCTIONS = (
     F.sigmoid, torch.sigmoid, F.logsigmoid, F.tanh, torch.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus,
     F.softsign,
 )  # fmt: skip
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm)
+NORM_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm)
 AFFINE = ("add", "mul", "truediv", "div", "sub")
 ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "relu", "sigmoid", "tanh")
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
@@ -630,26 +737,31 @@ DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F
 MODULE_RULES: list[tuple[Any, Callable]] = [
     (nn.Conv2d, _conv_module),
     (nn.BatchNorm2d, _batch_norm),
+    (nn.LayerNorm, _layer_norm),
+    (NORMS, _norm),
     (ACTIVATIONS, _unchanged),
     ((nn.Identity, nn.modules.dropout._DropoutNd), _unchanged),
     (nn.MaxPool2d, _max_pool_module),
     (nn.AdaptiveMaxPool2d, lambda b, node, m: _adaptive_max_pool(b, node, m.output_size, m.return_indices)),
     (nn.AvgPool2d, _avg_pool_module),
-    (nn.AdaptiveAvgPool2d, lambda b, node, m: _adaptive_avg_pool(b, node, m.output_size)),
+    (nn.AdaptiveAvgPool2d, _adaptive_avg_pool),
     (nn.Upsample, _interpolate_module),
     (nn.Linear, lambda b, node, m: Linear(node.args[0], m.weight.detach())),
     ((nn.Flatten, nn.Unflatten), _reshape),
+    (nn.MultiheadAttention, _attention),
     ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), lambda b, node, m: _selection(b, node)),
 ]
 FUNCTION_RULES: dict[Callable, Callable] = {
     **dict.fromkeys((F.conv2d, torch.conv2d), _conv_function),
     F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    **dict.fromkeys((F.group_norm, F.instance_norm, F.local_response_norm), _norm),
     **dict.fromkeys((*ACTIVATION_FUNCTIONS, *DROPOUTS), _unchanged),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool_function),
     F.adaptive_max_pool2d: lambda b, node: _adaptive_max_pool(
         b, node, *b.arguments(node, output_size=None, return_indices=False)),
     F.avg_pool2d: _avg_pool_function,
-    F.adaptive_avg_pool2d: lambda b, node: _adaptive_avg_pool(b, node, *b.arguments(node, output_size=None)),
+    F.adaptive_avg_pool2d: _adaptive_avg_pool,
     torch.mean: _mean,
     F.interpolate: _interpolate_function,
     F.linear: lambda b, node: Linear(node.args[0], b.arguments(node, weight=None)[0].detach()),
@@ -661,6 +773,8 @@ FUNCTION_RULES: dict[Callable, Callable] = {
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), _reshape),
     **dict.fromkeys((torch.permute, torch.transpose, torch.narrow, F.pixel_shuffle, F.pixel_unshuffle), _selection),
     operator.getitem: _getitem,
+    **dict.fromkeys((operator.matmul, torch.matmul, torch.bmm, torch.einsum), _product),
+    F.scaled_dot_product_attention: _attention,
 }  # fmt: skip
 METHOD_RULES: dict[str, Callable] = {
     **dict.fromkeys(("relu", "sigmoid", "tanh", "contiguous", "clone", "float"), _unchanged),
@@ -668,4 +782,5 @@ METHOD_RULES: dict[str, Callable] = {
     "divide": _divide, "mean": _mean,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
     **dict.fromkeys(("permute", "transpose", "narrow"), _selection),
+    **dict.fromkeys(("expand", "expand_as"), _expand), **dict.fromkeys(("matmul", "bmm"), _product),
 }  # fmt: skip

@@ -696,8 +696,8 @@ def parity_write_golden(
     """  # fmt: skip
     from prm.reference import golden
 
-    golden.write(out)
-    out_console.print(f"{out}: read README.md there; check a port's answers with check_answers.py there")
+    count = golden.write(out)
+    out_console.print(f"{out}: {count} cases; begin with README.md there")
 
 
 @parity_app.command("check-golden")
@@ -705,13 +705,28 @@ def parity_check_golden(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `prm parity write-golden` wrote.")],
     implementation: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:OBJECT", help="Whose answers to check; default: the oracle of this installation."),
+        typer.Option(metavar="MODULE:OBJECT", help="Compute with this object's functions; default: with the oracle."),
     ] = None,
+    rtol: Annotated[
+        float, typer.Option(min=0.0, help="Largest error, as a share of an array's largest magnitude.")
+    ] = 1e-9,
+    json_file: Json = None,
 ) -> None:
-    """Compute every golden case again and compare. Exit code 0: all agree; 1: something does not; 2: bad input."""
+    """Compute every golden case again and compare with the answers in DIR. Exit code 0: all are right; 1: some are
+    wrong or absent; 2: bad input. For a port's own answers run check_answers.py in DIR.
+    """  # fmt: skip
     from prm.reference import golden
 
-    raise NotImplementedError(golden, folder, implementation)
+    started = time.perf_counter()
+    results = golden.check(folder, implementation and _conformance().load(implementation), rtol)
+    for result in results:
+        if result.state != "right":
+            out_console.print(f"{result.state}: {result.text}")
+    counts = {state: sum(result.state == state for result in results) for state in ("right", "wrong", "absent")}
+    _write_figures(json_file, {"implementation": implementation, "rtol": rtol, **counts}, started)
+    out_console.print(f"{counts['right']} of {len(results)} arrays right")
+    if counts["right"] < len(results):
+        raise typer.Exit(1)
 
 
 # ------------------------------------------------------------------------------------------------------------ shared

@@ -7,10 +7,14 @@ batch axis: feature maps (C, H, W), vectors (F,). Axes in parameters count from 
 | op | inputs | params |
 |----|--------|--------|
 | input | - | - |
-| constant | - | value (a leading axis of 1, the batch's, is dropped where it is one too many) |
+| constant | - | value (a leading axis of 1, the batch's, is dropped where it is one too many), learned=False |
 | conv2d | x | weight, bias=None, stride=1, padding=0, dilation=1, groups=1 |
 | linear | x | weight, bias=None |
 | batch_norm | x | mean, var, weight=None, bias=None, eps=1e-5 |
+| layer_norm | x | axes=1 (how many of the last), weight=None, bias=None, eps=1e-5 |
+| group_norm | x | groups, weight=None, bias=None, eps=1e-5 |
+| instance_norm | x | mean=None, var=None (None: the image's own), weight=None, bias=None, eps=1e-5 |
+| local_response_norm | x | size, alpha=1e-4, beta=0.75, k=1.0 |
 | an activation, see ACTIVATIONS | x | slope, alpha, ... |
 | softmax | x | axis |
 | identity, dropout | x | - |
@@ -18,7 +22,7 @@ batch axis: feature maps (C, H, W), vectors (F,). Axes in parameters count from 
 | max_pool2d | x | kernel, stride=None, padding=0, dilation=1, ceil_mode=False |
 | avg_pool2d | x | kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None |
 | adaptive_max_pool2d, adaptive_avg_pool2d | x | size (each entry a number, or None: keep) |
-| mean | x | keepdims=False: over (H, W) |
+| mean | x | axes=(1, 2), keepdims=False |
 | interpolate | x | mode, align_corners=False, size or scale |
 | add, subtract, multiply, divide | x, y | - |
 | concatenate | x, y, ... | axis=0 |
@@ -26,9 +30,13 @@ batch axis: feature maps (C, H, W), vectors (F,). Axes in parameters count from 
 | chunk | x | axis, chunks, index |
 | flatten | x | start=0, end=-1 |
 | reshape | x | shape |
+| squeeze, unsqueeze | x | axis |
+| expand | x | shape (-1: keep) |
 | permute | x | axes |
+| transpose | x | axes: the two that change places |
 
 An entry of `size` and `shape` may be a pair (node name, axis): the size of that node's array along that axis.
+A `learned` constant is a parameter of the network: as a factor it may have either sign, a number must be positive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -123,6 +131,15 @@ def _constants(network):
     return values
 
 
+def _learned(network, constants):
+    """The constants that are parameters of the network or computed from some."""
+    names = set()
+    for node in network.nodes:
+        if node.name in constants and (node.params.get("learned") or names & set(node.inputs)):
+            names.add(node.name)
+    return names
+
+
 def _apply(node, values, constants):
     params = dict(node.params)
     for key in {"size", "shape"} & params.keys():
@@ -149,8 +166,40 @@ def _sizes(entries, values):
 def _batch_norm(U, mean, var, weight=None, bias=None, eps=1e-5):
     shape = (-1,) + (1,) * (U.ndim - 1)
     V = (U - np.reshape(mean, shape)) / np.sqrt(np.reshape(np.asarray(var, np.float64), shape) + eps)
-    V = V if weight is None else V * np.reshape(weight, shape)
-    return V if bias is None else V + np.reshape(bias, shape)
+    return _affine(V, weight, bias, 0)
+
+
+def _affine(V, weight, bias, axis):
+    """V * weight + bias, both counted along `axis`; or along all the last axes if `axis` is None."""
+    shape = None if axis is None else tuple(-1 if a == axis else 1 for a in range(V.ndim))
+    weight, bias = (p if p is None or shape is None else np.reshape(p, shape) for p in (weight, bias))
+    V = V if weight is None else V * weight
+    return V if bias is None else V + bias
+
+
+def _layer_norm(U, axes=1, weight=None, bias=None, eps=1e-5):
+    over = tuple(range(-axes, 0))
+    V = (U - U.mean(axis=over, keepdims=True)) / np.sqrt(U.var(axis=over, keepdims=True) + eps)
+    return _affine(V, weight, bias, None)
+
+
+def _group_norm(U, groups, weight=None, bias=None, eps=1e-5):
+    V = U.reshape(groups, -1)
+    V = (V - V.mean(axis=1, keepdims=True)) / np.sqrt(V.var(axis=1, keepdims=True) + eps)
+    return _affine(V.reshape(U.shape), weight, bias, 0)
+
+
+def _instance_norm(U, mean=None, var=None, weight=None, bias=None, eps=1e-5):
+    if mean is None:
+        return _group_norm(U, U.shape[0], weight, bias, eps)
+    return _batch_norm(U, mean, var, weight, bias, eps)
+
+
+def _local_response_norm(U, size, alpha=1e-4, beta=0.75, k=1.0):
+    mean = np.zeros(U.shape)  # of the squares of `size` channels around, those outside being zero
+    for c in range(U.shape[0]):
+        mean[c] = np.sum(U[max(0, c - size // 2) : c + (size - 1) // 2 + 1] ** 2, axis=0) / size
+    return U / (k + alpha * mean) ** beta
 
 
 def _zero_pad(U, padding):
@@ -239,6 +288,10 @@ def _flatten(U, start=0, end=-1):
     return U.reshape(*U.shape[:start], -1, *U.shape[end + 1 :])
 
 
+def _expand(U, shape):
+    return np.broadcast_to(U, [have if want == -1 else want for have, want in zip(U.shape, shape, strict=True)])
+
+
 def _gelu(U, approximate="none"):
     if approximate == "tanh":
         return 0.5 * U * (1.0 + np.tanh(sqrt(2.0 / np.pi) * (U + 0.044715 * U**3)))
@@ -278,10 +331,30 @@ ACTIVATIONS = {
 }
 GATES = ("sigmoid", "hardsigmoid", "softmax")
 UNCHANGED = {"identity": lambda U: U, "dropout": lambda U: U}
+# Each with the rule "P unchanged", for the reason given at `peak_backprop.normalization`.
+NORMS = {
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "local_response_norm": _local_response_norm,
+}
+SHAPES = {
+    "flatten": _flatten,
+    "reshape": lambda U, shape: U.reshape(shape),
+    "squeeze": lambda U, axis: np.squeeze(U, axis),
+    "unsqueeze": lambda U, axis: np.expand_dims(U, axis),
+    "expand": _expand,
+    "permute": lambda U, axes: U.transpose(axes),
+    "transpose": lambda U, axes: np.swapaxes(U, *axes),
+    "slice": _slice,
+    "chunk": _chunk,
+}
 
 FORWARD = {
     **ACTIVATIONS,
     **UNCHANGED,
+    **NORMS,
+    **SHAPES,
     "softmax": lambda U, axis: softmax(U, axis=axis),
     "conv2d": lambda U, weight, **rest: eq.convolve(U, weight, **rest),
     "linear": lambda U, weight, bias=None: U @ np.asarray(weight, np.float64).T + (0.0 if bias is None else bias),
@@ -291,18 +364,13 @@ FORWARD = {
     "avg_pool2d": _avg_pool2d,
     "adaptive_max_pool2d": _adaptive(np.max),
     "adaptive_avg_pool2d": _adaptive(np.mean),
-    "mean": lambda U, keepdims=False: U.mean(axis=(1, 2), keepdims=keepdims),
+    "mean": lambda U, axes=(1, 2), keepdims=False: U.mean(axis=axes, keepdims=keepdims),
     "interpolate": _interpolate,
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
     "divide": np.divide,
     "concatenate": lambda *U, axis=0: np.concatenate(U, axis=axis),
-    "slice": _slice,
-    "chunk": _chunk,
-    "flatten": _flatten,
-    "reshape": lambda U, shape: U.reshape(shape),
-    "permute": lambda U, axes: U.transpose(axes),
 }
 
 
@@ -354,7 +422,8 @@ def plan(network, activations=None) -> list[Node]:
     nodes = _live({node.name: node for node in network.nodes}, network.output, lambda node: node.inputs)
     nodes = _fold_batch_norms(nodes, network.output)
     nodes = {node.name: _merge_zero_padding(node, nodes) for node in nodes.values()}
-    nodes = {node.name: _choose_takers(node, nodes, constants, activations) for node in nodes.values()}
+    learned = _learned(network, constants)
+    nodes = {node.name: _choose_takers(node, nodes, constants, learned, activations) for node in nodes.values()}
     visited = _live(nodes, network.output, lambda node: _takes_mass(node, constants))
     for node in visited.values():
         _check_rule(node)
@@ -425,7 +494,7 @@ def _merge_zero_padding(node, nodes):
     return merged
 
 
-def _choose_takers(node, nodes, constants, activations):
+def _choose_takers(node, nodes, constants, learned, activations):
     """The node with what its rule must know of its operands: which are constants, or which one takes P."""
     if node.name in constants:
         return node
@@ -433,11 +502,11 @@ def _choose_takers(node, nodes, constants, activations):
         constant = tuple(i for i, name in enumerate(node.inputs) if name in constants)
         return replace(node, params={**node.params, "constant": constant})
     if node.op in ("multiply", "divide", "subtract"):
-        return replace(node, params={**node.params, "taker": _taker(node, nodes, constants, activations)})
+        return replace(node, params={**node.params, "taker": _taker(node, nodes, constants, learned, activations)})
     return node
 
 
-def _taker(node, nodes, constants, activations):
+def _taker(node, nodes, constants, learned, activations):
     """Which operand of x * y, x / y, x - y takes P: 0, 1, or None where only shapes tell and none are known yet."""
     where = f"operator {node.op!r} of node {node.name!r}"
     is_constant = [name in constants for name in node.inputs]
@@ -445,10 +514,12 @@ def _taker(node, nodes, constants, activations):
         raise NotImplementedError(f"{where} has a rule only with a constant as its second operand")
     if any(is_constant):
         taker = is_constant.index(False)
-        if node.op != "subtract" and not (constants[node.inputs[1 - taker]] > 0).all():
+        other = node.inputs[1 - taker]
+        either_sign = node.op == "subtract" or (node.op == "multiply" and other in learned)
+        if not either_sign and not (constants[other] > 0).all():
             raise NotImplementedError(f"{where} has a rule only for constants that are positive everywhere")
         return taker
-    is_gate = [_behind_unchanged(name, nodes).op in GATES for name in node.inputs]
+    is_gate = [_behind_shapes(name, nodes).op in GATES for name in node.inputs]
     if sum(is_gate) == 1:
         return is_gate.index(False)
     for x, y in ((0, 1), (1, 0)):
@@ -462,8 +533,8 @@ def _taker(node, nodes, constants, activations):
     return full.index(True)
 
 
-def _behind_unchanged(name, nodes):
-    while nodes[name].op in UNCHANGED:
+def _behind_shapes(name, nodes):
+    while nodes[name].op in (*UNCHANGED, *SHAPES):
         name = nodes[name].inputs[0]
     return nodes[name]
 
@@ -490,7 +561,7 @@ def _elementwise_source(name, nodes, constants, ops):
 
 def _near_input(network, constants):
     """The nodes that hold the image itself, normalised, padded, cut or moved, but not yet mixed by weights."""
-    moves = (*UNCHANGED, "zero_pad", "slice", "chunk", "concatenate", "flatten", "reshape", "permute", "batch_norm")
+    moves = (*UNCHANGED, *SHAPES, *NORMS, "zero_pad", "concatenate", "batch_norm")
     near = set()
     for node in network.nodes:
         dynamic = [name for name in node.inputs if name not in constants]
@@ -529,7 +600,7 @@ def _adaptive_avg_pool2d_rule(P, node, U):
 
 
 def _mean_rule(P, node, U):
-    P_U, leaked = eq.mean(P, U[0], return_leak=True)
+    P_U, leaked = eq.mean(P, U[0], return_leak=True, axes=node.params.get("axes", (1, 2)))
     return [P_U], leaked
 
 
@@ -559,6 +630,7 @@ def _chunk_rule(P, node, U):
 RULES = {
     **dict.fromkeys(ACTIVATIONS, lambda P, node, U: ([eq.activation(P)], 0.0)),
     **dict.fromkeys(UNCHANGED, lambda P, node, U: ([eq.activation(P)], 0.0)),
+    **dict.fromkeys(NORMS, lambda P, node, U: ([eq.normalization(P)], 0.0)),
     "batch_norm": lambda P, node, U: ([eq.batch_norm(P)], 0.0),
     "conv2d": _conv2d_rule,
     "linear": _linear_rule,
@@ -576,6 +648,8 @@ RULES = {
     "slice": _slice_rule,
     "chunk": _chunk_rule,
     "flatten": lambda P, node, U: ([eq.flatten(P, U[0].shape)], 0.0),
-    "reshape": lambda P, node, U: ([eq.reshape(P, U[0].shape)], 0.0),
+    **dict.fromkeys(("reshape", "squeeze", "unsqueeze"), lambda P, node, U: ([eq.reshape(P, U[0].shape)], 0.0)),
+    "expand": lambda P, node, U: ([eq.expand(P, U[0].shape)], 0.0),
     "permute": lambda P, node, U: ([eq.permute(P, node.params["axes"])], 0.0),
+    "transpose": lambda P, node, U: ([eq.transpose(P, node.params["axes"])], 0.0),
 }

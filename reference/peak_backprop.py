@@ -106,8 +106,20 @@ def batch_norm(P):
     return np.array(P, np.float64)
 
 
+def normalization(P):
+    """Layer, group, instance and local response norm: P unchanged, as for batch norm that is not folded.
+
+    With sigma held constant, V_c = gamma_c / sigma * sum_d (delta_cd - 1/n) U_d + beta_c is linear in the n elements
+    that are normalised together. For gamma_c > 0 only the diagonal of it is positive, so that Eq. 4-5 send all of
+    P(V_c) to U_c. Where gamma_c <= 0 this is an approximation. Local response norm divides each element by a number
+    > 0: with that held constant it is diagonal and positive.
+    """
+    return np.array(P, np.float64)
+
+
 def activation(P):
-    """ReLU and other activations, dropout, identity, a positive factor, an added constant: P unchanged, slope 1."""
+    """ReLU, GELU and other activations, dropout, identity, a positive or a learned factor, an added constant: P
+    unchanged, slope 1."""
     return np.array(P, np.float64)
 
 
@@ -186,10 +198,13 @@ def adaptive_avg_pool2d(P, U, return_leak=False):
     return _average_walk(P, U, *windows, True, None, return_leak)
 
 
-def mean(P, U, return_leak=False):
-    """Mean over (H, W): average pooling with one window. P (C,) or (C, 1, 1)."""
-    U = np.asarray(U, np.float64)
-    return adaptive_avg_pool2d(np.asarray(P, np.float64).reshape(U.shape[0], 1, 1), U, return_leak)
+def mean(P, U, return_leak=False, axes=(1, 2)):
+    """Mean over `axes`, (H, W) unless said: Eq. 4-5 with equal weights. P has U's other axes, or these too as 1."""
+    U_hat = shift(U)
+    Z = U_hat.mean(axis=axes, keepdims=True)
+    ratio, leaked = _ratio(np.asarray(P, np.float64).reshape(Z.shape), Z, TINY * U_hat.max())
+    P_U = U_hat * ratio * (Z.size / U_hat.size)
+    return (P_U, leaked) if return_leak else P_U
 
 
 def _average_walk(P, U, rows, columns, count_include_pad, divisor_override, return_leak):
@@ -266,16 +281,26 @@ def multiply(P, shape):
 
 
 def reshape(P, shape):
-    """Flatten, reshape: positions follow. shape: U's."""
+    """Flatten, reshape, squeeze, unsqueeze: positions follow. shape: U's."""
     return np.asarray(P, np.float64).reshape(shape).copy()
 
 
 flatten = reshape
 
 
+def expand(P, shape):
+    """U repeated along axes of length 1: what its copies hold adds up. shape: U's."""
+    return sum_to(np.asarray(P, np.float64), shape)
+
+
 def permute(P, axes):
     """V = U.transpose(axes): positions follow."""
     return np.asarray(P, np.float64).transpose(np.argsort([a % len(axes) for a in axes])).copy()
+
+
+def transpose(P, axes):
+    """Two axes change places: positions follow."""
+    return np.swapaxes(np.asarray(P, np.float64), *axes).copy()
 
 
 # ---- the arithmetic underneath
