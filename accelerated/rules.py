@@ -89,11 +89,19 @@ def _overlap(offset: int, length: int, have: int) -> tuple[slice, slice]:
 # --------------------------------------------------------------------------------------------------- the operators
 
 
+def _in_float32(values: Tensor) -> bool:
+    """On processors with AMX oneDNN's strided bfloat16 convolutions give garbage (pytorch issue 169688): on the CPU that
+    dtype is computed in float32 and rounded."""
+    return values.dtype == torch.bfloat16 and values.device.type == "cpu"
+
+
 @torch.library.custom_op("prm::walk_normalizer", mutates_args=())
 def _walk_normalizer(
     U: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:
     """1 / Z of Eq. 5, (N, C_out, p, q), Z = conv(U, weight) for non-negative U and weight; 0 where Z leaks."""
+    if _in_float32(U):
+        return _walk_normalizer(U.float(), weight.float(), stride, padding, dilation, groups).to(U.dtype)
     # Z must be exactly 0 where all its products are; cuDNN may pick Winograd or FFT algorithms, which round.
     with torch.backends.cudnn.flags(enabled=False):
         Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)
@@ -117,6 +125,9 @@ def _walk_conv2d(
     (K,) int64 into the first axis of above (N, C_out, p, q) and below (N, C_in, i, j). With above = 1 / Z and below =
     U_hat this is P(U). The answer's windows are `windows_below`'s.
     """
+    if _in_float32(P):
+        maps = (P.float(), image, origin, above.float(), below.float(), weight.float())
+        return _walk_conv2d(*maps, stride, padding, dilation, groups).to(P.dtype)
     visits = Visits(P, origin, image)
     _, whole = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
     q = P * visits.of(above)
