@@ -255,9 +255,11 @@ def adaptive_poolings(draw, dtype):
 
 @st.composite
 def means(draw, dtype):
-    rng = draw(randoms())
+    rng, axes = draw(randoms()), draw(st.sampled_from([(1, 2), (1, 2), (1,), (2,)]))
     U = features(rng, (draw(st.integers(1, 4)), *draw(pairs(1, 7))), draw(st.sampled_from(SIGNS)))
-    return {"P": visits(rng, (len(U),)), "U": U}
+    keep = draw(st.booleans())
+    out = tuple(1 if a in axes else n for a, n in enumerate(U.shape) if keep or a not in axes)
+    return {"P": visits(rng, out), "U": U, "axes": axes}
 
 
 @st.composite
@@ -325,6 +327,12 @@ def reshapes(draw, dtype):
 def permutations(draw, dtype):
     shape = (draw(st.integers(1, 3)), *draw(pairs(1, 4)))
     return {"P": visits(draw(randoms()), shape), "axes": tuple(draw(st.permutations(range(3))))}
+
+
+@st.composite
+def transpositions(draw, dtype):
+    shape = (draw(st.integers(1, 3)), *draw(pairs(1, 4)))
+    return {"P": visits(draw(randoms()), shape), "axes": tuple(draw(st.permutations(range(3))))[:2]}
 
 
 @st.composite
@@ -508,8 +516,11 @@ OPERATORS = {
         _walk("slice_axis", slices, equation="-"),
         _walk("multiply", gated, equation="-"),
         _walk("reshape", reshapes, equation="-"),
+        _walk("expand", gated, equation="-"),
         _walk("permute", permutations, equation="-"),
+        _walk("transpose", transpositions, equation="-"),
         _walk("batch_norm", unchanged, equation="-"),
+        _walk("normalization", unchanged, equation="-"),
         _walk("activation", unchanged, equation="section 3.3"),
         Operator("retrieval.contour", "Eq. 6", contours, dense("contour"), EXACT),
         Operator("retrieval.background", "Eq. 6", backgrounds, dense("background"), EXACT),

@@ -19,8 +19,8 @@ from prm.reference.retrieval import Instance
 
 F64 = torch.float64
 LEAKING = ("conv2d", "linear", "avg_pool2d", "adaptive_avg_pool2d", "mean", "interpolate")
-KEEPING = ("max_pool2d", "adaptive_max_pool2d", "add", "concatenate", "slice_axis", "multiply", "reshape", "permute",
-           "batch_norm", "activation")  # fmt: skip
+KEEPING = ("max_pool2d", "adaptive_max_pool2d", "add", "concatenate", "slice_axis", "multiply", "reshape", "expand",
+           "permute", "transpose", "batch_norm", "normalization", "activation")  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["oracle", "fast path"])

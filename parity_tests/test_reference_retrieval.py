@@ -37,6 +37,12 @@ def test_background_by_hand():
     assert rt.background([[2.0, 6.0]], (2, 4), 1.6).tolist() == [[True, True, True, False]] * 2  # < .8
 
 
+def test_background_takes_the_mean_of_the_enlarged_map():
+    # (0, 1, 0) enlarged to 4: positions -.125 (cut to 0), .625, 1.375, 2.125 (cut to 2): 0 .625 .625 0, mean .3125; the
+    # mean before, 1/3, would make 2 * 1/3 of the bound and all four background
+    assert rt.background([[0.0, 1.0, 0.0]], (1, 4), 2.0).tolist() == [[True, False, False, True]]
+
+
 def test_background_of_a_constant_map_is_empty():
     assert not rt.background(np.full((2, 2), 3.0), (4, 4), 0.95).any()
 

@@ -28,8 +28,8 @@ class TorchPort:
     def __init__(self, device: str = "cpu", dtype: str = "float32"):
         self.device, self.dtype = torch.device(device), getattr(torch, dtype)
         layers = ("conv2d", "linear", "max_pool2d", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
-                  "interpolate", "add", "concatenate", "slice_axis", "multiply", "reshape", "permute", "batch_norm",
-                  "activation")  # fmt: skip
+                  "interpolate", "add", "concatenate", "slice_axis", "multiply", "reshape", "expand", "permute",
+                  "transpose", "batch_norm", "normalization", "activation")  # fmt: skip
         retrieval = ("contour", "background", "terms", "score", "resize_nearest", "best_proposal", "nms")
         self.peak_stimulation = SimpleNamespace(forward=self._forward, backward=self._backward)
         self.peak_backprop = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in layers})
@@ -128,8 +128,9 @@ class TorchPort:
     def _adaptive_avg_pool2d(self, P, U, return_leak=False):
         return self._one(lambda x: F.adaptive_avg_pool2d(x, P.shape[1:]), P, U, return_leak)
 
-    def _mean(self, P, U, return_leak=False):
-        return self._one(lambda x: x.mean((2, 3), keepdim=np.ndim(P) == 3), P, U, return_leak)
+    def _mean(self, P, U, return_leak=False, axes=(1, 2)):
+        dims = [a + 1 for a in axes]
+        return self._one(lambda x: x.mean(dims, keepdim=np.ndim(P) == np.ndim(U)), P, U, return_leak)
 
     def _interpolate(self, P, U, mode="bilinear", align_corners=False, scale=None, return_leak=False):
         where = {"size": P.shape[1:]} if scale is None else {"scale_factor": scale}
@@ -161,6 +162,13 @@ class TorchPort:
     def _reshape(self, P, shape):
         return self._one(lambda x: x.reshape(x.shape[0], *P.shape), P, np.zeros(shape), False)
 
+    def _expand(self, P, shape):
+        return self._one(lambda x: x.expand(x.shape[0], *P.shape), P, np.zeros(shape), False)
+
+    def _transpose(self, P, axes):
+        a, b = (axis + 1 for axis in axes)
+        return self._one(lambda x: x.transpose(a, b), P, np.zeros(np.swapaxes(P, *axes).shape), False)
+
     def _permute(self, P, axes):
         shape = tuple(np.array(P.shape)[np.argsort(axes)])
         return self._one(lambda x: x.permute(0, *(a + 1 for a in axes)), P, np.zeros(shape), False)
@@ -168,6 +176,9 @@ class TorchPort:
     def _batch_norm(self, P):
         statistics = [self.tensor(np.linspace(low, 2, len(P))) for low in (-1, 1, -2, -1)]
         return self._one(lambda x: F.batch_norm(x, *statistics), P, np.zeros(P.shape), False)
+
+    def _normalization(self, P):
+        return self._one(lambda x: F.layer_norm(x, P.shape[-1:]), P, np.zeros(P.shape), False)
 
     def _activation(self, P):
         return self._one(F.gelu, P, np.zeros(P.shape), False)
