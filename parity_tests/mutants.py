@@ -63,7 +63,7 @@ class Mutant:
         return {"fast path": ("parity",), "oracle": ("parity", "hand"), "both sides": ("hand",)}[self.kind]
 
 
-def tests(judge: str, stem: str) -> list[str]:
+def judged_by(judge: str, stem: str) -> list[str]:
     """Arguments of pytest: the comparison of the stem's functions on few cases, or the oracle's hand-worked tests."""
     if judge == "parity":
         names = {"peak_backprop": "(peak_backprop or network)"}.get(stem, stem)
@@ -350,7 +350,7 @@ def try_mutant(mutant: Mutant, limit: float) -> dict[str, Verdict]:
         root = copy_of_the_project(Path(folder))
         for edit in mutant.edits:
             edit.apply(root)
-        return {name: judge(root, tests(name, mutant.stem), limit) for name in mutant.judges}
+        return {name: judge(root, judged_by(name, mutant.stem), limit) for name in mutant.judges}
 
 
 def green_before(stems: set[str], limit: float) -> bool:
@@ -366,7 +366,7 @@ def green_before(stems: set[str], limit: float) -> bool:
             return False
         for stem in sorted(stems):
             for name in ("parity", "hand"):
-                verdict = judge(root, tests(name, stem), 4 * limit)
+                verdict = judge(root, judged_by(name, stem), 4 * limit)
                 print(f"unmutated, {stem}, {name}: {'green' if verdict.outcome == 'survived' else verdict.outcome}"
                       f" in {verdict.seconds:.0f} s", flush=True)  # fmt: skip
                 green &= verdict.outcome == "survived"

@@ -130,14 +130,12 @@ def average(shape, at, count=None, divisor=None):
     return A, [np.tile((count / divisor).ravel(), shape[0])], (shape[0], *at.shape[1:])
 
 
-def average_pooling(
-    shape, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
-):
+def pooling(shape, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """Average pooling; what reaches past the padding never counts."""
     at = windows(shape[1:], kernel, stride, padding, ceil_mode=ceil_mode)
     if not count_include_pad:
         return average(shape, at, divisor=divisor_override)
-    # The padded map as a map of its own; it may have a window more, of padding alone.
+    # The padded map as a map of its own; in ceil mode it may have a window more, of padding alone.
     padded = [n + sum(border) for n, border in zip(shape[1:], borders(padding))]
     seen = windows(padded, kernel, stride, ceil_mode=ceil_mode)[:, : at.shape[1], : at.shape[2]]
     return average(shape, at, (seen >= 0).sum(0), divisor_override)
@@ -218,7 +216,7 @@ def chunked(shape, axis, chunks, index):
 
 
 def multiply(P, shape):
-    """Back through a product with a gate, to the other operand, which may have been repeated."""
+    """Back through a product with a gate, to the other operand, or through an expansion: what is repeated adds up."""
     return returned(P, np.broadcast_to(indices(shape), P.shape), shape)
 
 
@@ -254,7 +252,7 @@ def batch_norm(U, mean, var, weight=None, bias=None, eps=1e-5):
 
 MIXES = {
     "conv2d": lambda shape, weight, bias=None, **geometry: convolution(shape, weight, **geometry),
-    "avg_pool2d": average_pooling,
+    "avg_pool2d": pooling,
     "adaptive_avg_pool2d": lambda shape, size: average(shape, bins(shape[1:], size)),
     "mean": averaging,
     "interpolate": interpolation,
@@ -335,8 +333,8 @@ def back(network, values, node, P, signed):
     elif node.op == "concatenate":
         shares = concatenate(P, [U.shape for U in Us], **node.params)
     elif node.op == "multiply":
-        open_ = max((0, 1), key=lambda i: (nodes[node.inputs[i]].op != "sigmoid", Us[i].shape == P.shape))
-        return [(node.inputs[open_], multiply(P, Us[open_].shape))], 0.0
+        kept = max((0, 1), key=lambda i: (nodes[node.inputs[i]].op != "sigmoid", Us[i].shape == P.shape))
+        return [(node.inputs[kept], multiply(P, Us[kept].shape))], 0.0
     else:
         shares = [P]
     return list(zip(node.inputs, shares)), 0.0
@@ -376,7 +374,7 @@ def enlarge(M, factor):
 def stimulate(M, window, threshold, upsample=1):
     """Eq. 1-2: the peaks, and for each map the mean of its peaks' values."""
     E = enlarge(M.astype(float), upsample)
-    values = E.reshape(*E.shape[:2], -1)
+    values = E.reshape(*E.shape[:2], np.prod(E.shape[2:]))
     if threshold == "median":
         level = np.sort(values)[..., (values.shape[-1] - 1) // 2, None, None]
     elif threshold in ("mean", "max"):
@@ -401,7 +399,7 @@ def stimulate_backward(grad_scores, result):
     G = np.zeros((N, C, f * H, f * W))
     G[tuple(result.peaks.T)] = 1
     D = G * (grad_scores / G.sum((2, 3)))[..., None, None]
-    return (D.reshape(N * C, -1) @ enlargement((H, W), f)).reshape(N, C, H, W)
+    return (D.reshape(N * C, f * H * f * W) @ enlargement((H, W), f)).reshape(N, C, H, W)
 
 
 # ---- Retrieval
@@ -445,7 +443,7 @@ def best_proposal(R, proposals, Q, alpha, beta, width, area):
 
 
 def nms(instances, threshold, per_class):
-    """Each instance joins the first kept one that it overlaps, or is kept; a kept one's map is the mean of all."""
+    """Each instance joins the first kept one that it overlaps, or is kept; a group's map is the sum of all, scaled."""
     groups = []
     for one in sorted(instances, key=lambda one: (-one.score, one.label, *one.peak)):
         for group in groups:
@@ -469,9 +467,9 @@ port = SimpleNamespace(
     peak_backprop=SimpleNamespace(
         conv2d=lambda P, U, W, signed, return_leak, **geometry: walk(P, U, convolution(U.shape, W, **geometry), signed),
         linear=lambda P, U, W, return_leak: walk(P, U, dense(U.shape, W)),
-        avg_pool2d=lambda P, U, return_leak, **geometry: walk(P, U, average_pooling(U.shape, **geometry)),
+        avg_pool2d=lambda P, U, return_leak, **geometry: walk(P, U, pooling(U.shape, **geometry)),
         adaptive_avg_pool2d=lambda P, U, return_leak: walk(P, U, average(U.shape, bins(U.shape[1:], P.shape[1:]))),
-        mean=lambda P, U, return_leak: walk(P, U, averaging(U.shape)),
+        mean=lambda P, U, return_leak, axes=(1, 2): walk(P, U, averaging(U.shape, axes)),
         interpolate=lambda P, U, return_leak, **how: walk(P, U, interpolation(U.shape, size=P.shape[1:], **how)),
         max_pool2d=lambda P, U, **geometry: returned(P, PICKS["max_pool2d"](U, **geometry), U.shape),
         adaptive_max_pool2d=lambda P, U: returned(P, winners(U, bins(U.shape[1:], P.shape[1:])), U.shape),
@@ -480,8 +478,11 @@ port = SimpleNamespace(
         slice_axis=lambda P, shape, **which: returned(P, sliced(shape, **which), shape),
         multiply=multiply,
         reshape=lambda P, shape: returned(P, indices(shape), shape),
+        expand=multiply,
         permute=permute,
+        transpose=lambda P, axes: np.swapaxes(P, *axes),
         batch_norm=lambda P: P,
+        normalization=lambda P: P,
         activation=lambda P: P,
     ),
     network=SimpleNamespace(forward=run_network, walk=walk_network),

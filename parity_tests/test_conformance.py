@@ -1,5 +1,6 @@
 """The conformance suite: the fast path passes it, and it notices and explains what does not."""
 
+import ast
 import json
 import os
 import re
@@ -13,12 +14,13 @@ import pytest
 
 import prm.reference
 from prm import InputError
-from prm.parity_tests import conformance
+from prm.parity_tests import conformance, scipy_port
 from prm.parity_tests.conformance import NETWORKS, Mismatch, check, plan
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.operators import OPERATORS
 from prm.parity_tests.strategies import BLOCKS, SmallCnn
 from prm.parity_tests.torch_port import TorchPort
+from prm.reference import golden
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -32,6 +34,38 @@ def test_the_fast_path_agrees_with_the_oracle(name, dtype, request):
     assert row.passed, row.failure
     assert row.cases >= count
     assert 0 <= row.largest_error <= row.tolerance
+
+
+# ---- another implementation: SciPy, written from the guide alone
+
+
+@pytest.mark.parametrize(("name", "dtype"), plan(arrays=True))
+def test_a_separate_implementation_passes(name, dtype):
+    row = check(name, scipy_port.port, dtype, 40 if name == NETWORKS else 80)
+    assert row.passed, row.failure
+    assert row.ran == "arrays"
+
+
+def test_the_separate_implementation_is_separate():
+    tree = ast.parse((FOLDER / "scipy_port.py").read_text())
+    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert {name.split(".")[0] for name in modules} <= {"dataclasses", "numpy", "scipy", "types"}
+
+
+def test_the_separate_implementation_answers_the_golden_vectors(tmp_path):
+    golden.write(tmp_path)
+    results = golden.check(tmp_path, scipy_port.port)
+    assert [result.text for result in results if result.state == "wrong"] == []
+    absent = {result.text.split(":")[0] for result in results if result.state == "absent"}
+    assert absent.isdisjoint({*OPERATORS, NETWORKS})
+
+
+def test_the_fast_path_answers_the_golden_vectors(tmp_path, device):
+    golden.write(tmp_path)
+    results = golden.check(tmp_path, TorchPort(device.type, "float64"))
+    assert [result.text for result in results if result.state == "wrong"] == []
+    assert sum(result.state == "right" for result in results) > 150
 
 
 # ---- what it says of implementations that are not right
@@ -198,6 +232,29 @@ def test_an_object_of_arrays_is_compared_by_name(tmp_path):
     assert table[0].split() == ["function", "paper", "dtype", "ran", "cases", "largest", "error", "tolerance", "result",
                                 "seconds"]  # fmt: skip
     assert [line.split()[0] for line in table[1:-2:2]] == [*OPERATORS, NETWORKS]
+
+
+def test_the_parity_extra_is_named_when_it_is_missing():
+    code = "import sys\nsys.modules['hypothesis'] = None\nsys.argv = ['prm', 'parity', 'run']\n"
+    done = subprocess.run([sys.executable, "-c", f"{code}from prm.eval.cli import main\nmain()"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == 'prm: error: prm parity needs hypothesis: pip install "peak-response-maps[parity]"\n'
+
+
+def test_golden_vectors_by_the_command(tmp_path):
+    written = run_prm("write-golden", tmp_path / "golden")
+    assert written.returncode == 0 and "README.md" in written.stdout, written.stderr
+    right = run_prm("check-golden", tmp_path / "golden", "--json", tmp_path / "figures.json")
+    assert right.returncode == 0, right.stdout + right.stderr
+    assert re.fullmatch(r"(\d+) of \1 arrays right\n", right.stdout)
+    (tmp_path / "port.py").write_text("from prm.reference import peak_stimulation, peak_backprop, network\n"
+                                      "class retrieval:\n    contour = staticmethod(lambda S, width: S)\n")  # fmt: skip
+    partial = run_prm("check-golden", tmp_path / "golden", "--implementation", "port", cwd=tmp_path)
+    assert partial.returncode == 1
+    assert re.search(r"^wrong: .*contour", partial.stdout, re.M) and re.search(r"^absent: .*nms", partial.stdout, re.M)
+    nothing = run_prm("check-golden", tmp_path / "nothing")
+    assert nothing.returncode == 2 and len(nothing.stderr.splitlines()) == 1
 
 
 # ---- the guide
