@@ -90,8 +90,8 @@ def _overlap(offset: int, length: int, have: int) -> tuple[slice, slice]:
 
 
 def _in_float32(values: Tensor) -> bool:
-    """On processors with AMX oneDNN's strided bfloat16 convolutions give garbage (pytorch issue 169688): on the CPU that
-    dtype is computed in float32 and rounded."""
+    """With AMX, oneDNN's strided bfloat16 convolutions give garbage (pytorch issue 169688): on the CPU that dtype is
+    computed in float32 and rounded."""
     return values.dtype == torch.bfloat16 and values.device.type == "cpu"
 
 
@@ -288,13 +288,13 @@ class AveragePooling(Convolution):
 
 class FixedWeights(Rule):
     """Adaptive average pooling, interpolation, mean over (H, W): fixed weights >= 0, given as the function `apply`
-    (U, (rows, columns) of V) to V. `scale` is the sum of one output's weights."""
+    (U, (rows, columns) of V) to V. `weights`: from U, the sum of each output's weights, of V's shape; None: 1."""
 
     local = False
 
-    def __init__(self, source, apply: Callable[[Tensor, tuple[int, ...]], Tensor], scale: float = 1.0):
+    def __init__(self, source, apply: Callable[[Tensor, tuple[int, ...]], Tensor], weights=None):
         super().__init__(source)
-        self.apply, self.scale = apply, scale
+        self.apply, self.weights = apply, weights
 
     def forward(self, execute, U):
         return execute(), State((U,))
@@ -305,7 +305,8 @@ class FixedWeights(Rule):
             U_hat = shifted(state.values[0])
             Z = apply(U_hat)
             most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
-            state.lazy = (torch.where(Z > TINY * self.scale * most, 1 / Z, 0), U_hat)
+            floor = TINY * most if self.weights is None else TINY * most * self.weights(U_hat)
+            state.lazy = (torch.where(Z > floor, 1 / Z, 0), U_hat)
         inverse, U_hat = (t[images] for t in state.lazy)
         q = visits.P * _rows(inverse, visits.image)
         below = _transposed(apply, (len(q), *U_hat.shape[1:]), q) * _rows(U_hat, visits.image)

@@ -512,14 +512,18 @@ def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, di
     kernel, padding = _pair(kernel), _pair(padding)
     stride = kernel if stride in (None, []) else _pair(stride)
 
-    def pool(U: Tensor) -> Tensor:
-        return F.avg_pool2d(
-            F.pad(U, pad) if any(pad) else U, kernel, stride, padding, ceil_mode, count_include_pad, divisor
-        )
+    def pool(U: Tensor, include_pad=count_include_pad, divisor=divisor) -> Tensor:
+        U = F.pad(U, pad) if any(pad) else U
+        return F.avg_pool2d(U, kernel, stride, padding, ceil_mode, include_pad, divisor)
 
-    if ceil_mode:
-        # Its last windows may reach beyond the padding, which no convolution's do.
-        return FixedWeights(source, lambda U, _: pool(U), 1.0 if divisor is None else kernel[0] * kernel[1] / divisor)
+    def weights(U: Tensor) -> Tensor:
+        """The sum of each output's weights, where the divisor is not their number: those on padding count or do not."""
+        inside = pool(torch.ones_like(U), False, divisor)
+        return inside / pool(torch.ones_like(U), True, None) if count_include_pad else inside
+
+    if ceil_mode or (any(padding) and not count_include_pad):
+        # Its last windows may reach beyond the padding, or their weights differ: no convolution's do.
+        return FixedWeights(source, lambda U, _: pool(U), None if divisor is None else weights)
     return AveragePooling(source, pool, kernel, stride, padding, pad)
 
 

@@ -36,7 +36,11 @@ WATCHED = 5
 
 
 class Mismatch(AssertionError):
-    """An answer that is not the oracle's."""
+    """An answer that is not the oracle's. size: its error, as a share of the largest magnitude, where that is known."""
+
+    def __init__(self, message, size=0.0):
+        super().__init__(message)
+        self.size = size
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,12 @@ def compare(case: Case | Cnn, implementation, dtype: str) -> float:
 
     Raises Mismatch, naming array, index and values, where it is larger than the tolerance or not exact.
     """
-    return _largest_error(_answer(case, implementation, dtype), _expected(case, dtype), case, dtype)
+    return _largest_error(*answers(case, implementation, dtype), case, dtype)
+
+
+def answers(case: Case | Cnn, implementation, dtype: str) -> tuple[dict, dict]:
+    """The implementation's named arrays, and the oracle's."""
+    return _answer(case, implementation, dtype), _expected(case, dtype)
 
 
 def _expected(case, dtype):
@@ -100,16 +109,22 @@ def _largest_error(answers, expected, case, dtype):
             raise Mismatch(f"{name} has shape {got.shape}, expected {wanted.shape}: {_short(got)}, {_short(wanted)}")
         exact = wanted.dtype.kind in "iub"
         got, wanted = as_array(got), as_array(wanted)
-        scale = 1.0 if exact or name == "leaked" else np.abs(wanted).max(initial=0.0)
+        # What an addition or a concatenation parts is one P, and is measured by the largest of all its parts.
+        parts = [expected[other] for other in expected if other == name or (other + name).count("P(U") == 2]
+        scale = 1.0 if exact or name == "leaked" else max(np.abs(part).max(initial=0.0) for part in parts)
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.where(got == wanted, 0.0, np.nan_to_num(np.abs(got - wanted), nan=np.inf))
         allowed = 0.0 if exact else table[getattr(torch, dtype)] * scale
         if (error > allowed).any():
             index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
+            many = f"{np.count_nonzero(error > allowed)} of {error.size} values differ"
+            bound = "" if exact else f" by more than {allowed:.2g}"
+            if bound and scale not in (0.0, 1.0):
+                bound += f", {allowed / scale:.2g} of the largest"
             raise Mismatch(
                 f"{name}{list(index) if index else ''} is {float(got[index])}, expected {float(wanted[index])}; "
-                f"{np.count_nonzero(error > allowed)} of {error.size} values differ"
-                + ("" if exact else f" by more than {allowed:.2g}")
+                f"{many}{bound}",
+                float(error.max()) / (scale or 1.0),
             )
         largest = max(largest, float(error.max(initial=0.0)) / (scale or 1.0))
     return largest
@@ -261,6 +276,11 @@ def _absent(name, implementation):
     return None
 
 
+def _described(network):
+    """The nodes in one line: name = operator(inputs)."""
+    return "; ".join(f"{n.name} = {n.op}({', '.join(n.inputs)})" if n.name != n.op else n.op for n in network.nodes)
+
+
 class _Tally:
     """What the cases of one row have shown so far."""
 
@@ -279,6 +299,7 @@ class _Tally:
             self.cases += 1
         except Exception as error:
             self.failure = (case, error)
+            self.largest = max(self.largest, getattr(error, "size", 0.0))
             raise
 
     def _watched(self, case):
@@ -307,5 +328,8 @@ class _Tally:
         """What was wrong with the smallest case found, and lines that repeat it."""
         case, error = self.failure
         what = str(error) if isinstance(error, Mismatch) else f"it raised {type(error).__name__}: {error}"
-        script = f"{case}\n{source}\nfrom prm.parity_tests.conformance import compare"
+        if isinstance(case, Cnn):
+            what += f"\nThe network: {_described(to_reference(case.module()))}"
+        script = f"{case}\n{source}\nfrom prm.parity_tests.conformance import answers, compare"
+        script += f'\nprint(*answers(case, implementation, "{self.dtype}"), sep="\\n")'
         return f'{what}\n\n{script}\ncompare(case, implementation, "{self.dtype}")'
