@@ -712,20 +712,22 @@ def parity_check_golden(
     ] = 1e-9,
     json_file: Json = None,
 ) -> None:
-    """Compute every golden case again and compare with the answers in DIR. Exit code 0: all are right; 1: some are
-    wrong or absent; 2: bad input. For a port's own answers run check_answers.py in DIR.
+    """Compute every golden case again and compare with the answers in DIR. Functions that an implementation lacks are
+    named, and are not wrong. Exit code 0: nothing is wrong; 1: something is, or nothing is there; 2: bad input. For a
+    port's own answers run check_answers.py in DIR.
     """  # fmt: skip
     from prm.reference import golden
 
     started = time.perf_counter()
     results = golden.check(folder, implementation and _conformance().load(implementation), rtol)
-    for result in results:
-        if result.state != "right":
-            out_console.print(f"{result.state}: {result.text}")
     counts = {state: sum(result.state == state for result in results) for state in ("right", "wrong", "absent")}
     _write_figures(json_file, {"implementation": implementation, "rtol": rtol, **counts}, started)
-    out_console.print(f"{counts['right']} of {len(results)} arrays right")
-    if counts["right"] < len(results):
+    for text in dict.fromkeys(result.text for result in results if result.state == "wrong"):
+        out_console.print(f"wrong: {text}")
+    for text in dict.fromkeys(result.text for result in results if result.state == "absent"):
+        out_console.print(f"absent: {text}")
+    out_console.print(", ".join(f"{count} {state}" for state, count in counts.items()) + f", of {len(results)} arrays")
+    if counts["wrong"] or not counts["right"]:
         raise typer.Exit(1)
 
 

@@ -217,17 +217,21 @@ def plan(dtypes: Sequence[str] = (), only: Sequence[str] = (), arrays: bool = Fa
     """The rows to fill, (function, dtype), in the order of a port.
 
     dtypes: () takes every one that a function is compared in; for `arrays` of NumPy float64 and float32. only: names of
-    functions, or their beginnings. Raises InputError for what is never compared.
+    functions, with their group or without, or their beginnings. Raises InputError for what is never compared.
     """
     for wanted in only:
-        if not any(name.startswith(wanted) for name in NAMES):
+        if not any(_begins(name, wanted) for name in NAMES):
             raise InputError(f"nothing that is compared begins with {wanted!r}; there are {', '.join(NAMES)}")
     dtypes = dtypes or (("float64", "float32") if arrays else ("float64", "float32", "bfloat16", "float16"))
-    names = [name for name in NAMES if not only or name.startswith(tuple(only))]
+    names = [name for name in NAMES if not only or any(_begins(name, wanted) for wanted in only)]
     found = [(name, dtype) for name in names for dtype in dtypes if getattr(torch, dtype, None) in _tolerances(name)]
     if not found:
         raise InputError(f"{', '.join(names)} is not compared in {', '.join(dtypes)}")
     return found
+
+
+def _begins(name, wanted):
+    return name.startswith(wanted) or name.partition(".")[2].startswith(wanted)
 
 
 def _tolerances(name):

@@ -371,8 +371,10 @@ def enlarge(M, factor):
     return M
 
 
-def stimulate(M, window, threshold, upsample=1):
-    """Eq. 1-2: the peaks, and for each map the mean of its peaks' values."""
+def stimulate(M, window, threshold, upsample=1, f="dirac"):
+    """Eq. 1-2 for the delta: the peaks, and for each map the mean of its peaks' values."""
+    if f != "dirac":
+        raise NotImplementedError("the delta is the only sampling function")
     E = enlarge(M.astype(float), upsample)
     values = E.reshape(*E.shape[:2], np.prod(E.shape[2:]))
     if threshold == "median":
