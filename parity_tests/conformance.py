@@ -16,6 +16,7 @@ from operator import attrgetter
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
 import prm.reference
@@ -178,18 +179,17 @@ def _answered_walks(case, implementation, dtype):
 
 
 def has_near_choices(network, activations, gap):
-    """Whether rounding could change what a network's walk chooses: two values of a max pooling closer than `gap`.
-
-    The gap is a share of the layer's largest magnitude; equal values are no near choice, the first is taken.
+    """Whether rounding could change what a walk chooses: the two largest of a max pooling's window closer than
+    `gap`, a share of the layer's largest magnitude. Equal values are no near choice: the first is taken.
     """
-    for node in network.nodes:
-        if node.op not in ("max_pool2d", "adaptive_max_pool2d"):
-            continue
-        for U in (a[node.inputs[0]] for a in activations):
-            # Values of one channel that lie that close are rare: whether they share a window is not asked.
-            values = np.sort(U.reshape(len(U), -1), axis=1)
-            steps = np.diff(values, axis=1)
-            if ((steps > 0) & (steps < gap * np.abs(U).max())).any():
+    for node in (node for node in network.nodes if node.op == "max_pool2d"):
+        (height, width), (top, left) = node.params["stride"], node.params["padding"]
+        for U in (torch.from_numpy(a[node.inputs[0]])[None] for a in activations):
+            # One window more at the far sides, for ceil mode.
+            padded = F.pad(U, (left, left + width, top, top + height), value=-torch.inf)
+            windows = F.unfold(padded, node.params["kernel"], node.params["dilation"], 0, node.params["stride"])
+            first, second = windows.unflatten(1, (U.shape[1], -1)).topk(2, dim=2).values.unbind(2)
+            if ((first > second) & (first - second < gap * U.abs().max())).any():
                 return True
     return False
 
@@ -207,8 +207,8 @@ def load(name: str):
     try:
         found = importlib.import_module(module)
         return attrgetter(attribute)(found) if attribute else found
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise InputError(f"cannot load {name!r}: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise InputError(f"cannot load {name!r}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove("")
 

@@ -76,8 +76,10 @@ def cases(operator: Operator, dtype: str) -> st.SearchStrategy[Case]:
 def _typed(value, dtype, layout):
     if isinstance(value, list):
         return [_typed(v, dtype, layout) for v in value]
-    if not isinstance(value, np.ndarray) or value.dtype != np.float64:
+    if not isinstance(value, np.ndarray):
         return value
+    if value.dtype != np.float64:
+        return value.copy()  # an implementation may write on what it is given
     value = value.astype(dtype)
     if layout == "channels_last" and value.ndim >= 3:
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(value, -3, -1)), -1, -3)
