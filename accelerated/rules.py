@@ -239,7 +239,12 @@ class Convolution(Rule):
 
     def forward(self, execute, U):
         geometry = [self.stride, self.padding, self.dilation, self.groups]
-        return F.conv2d(self._padded(U), self.weight, self.bias, *geometry), State((U,))
+        if _in_float32(U):
+            bias = None if self.bias is None else self.bias.float()
+            V = F.conv2d(self._padded(U).float(), self.weight.float(), bias, *geometry).to(U.dtype)
+        else:
+            V = F.conv2d(self._padded(U), self.weight, self.bias, *geometry)
+        return V, State((U,))
 
     def _prepare(self, U: Tensor) -> tuple[Tensor, ...]:
         """1 / Z, and U_hat or the two signs of U."""
