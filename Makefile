@@ -22,7 +22,7 @@ test: $(INSTALLED) lint
 parity-long: $(INSTALLED)
 	$(BIN)/prm parity run --examples 10000 --networks 2000 --json parity-long.json
 
-# Whether the tests would notice: some eighty mistakes, one at a time, in copies of the project. Before a release.
+# Whether the tests would notice: some ninety mistakes, one at a time, in copies of the project. Before a release.
 mutants: $(INSTALLED)
 	$(BIN)/python -m prm.parity_tests.mutants
 

@@ -131,11 +131,18 @@ def _walk_conv2d(
     visits = Visits(P, origin, image)
     _, whole = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
     q = P * visits.of(above)
-    if P.shape[2:] == above.shape[2:] and not origin.any():
-        out = Visits(torch.nn.grad.conv2d_input(
-            (len(P), *below.shape[1:]), weight, q, stride, padding, dilation, groups), 0 * origin, image)  # fmt: skip
+    cudnn = torch.backends.cudnn
+    # 1 / Z is exact to float32: with TF32 here the transitions out of a position would not sum to 1.
+    with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+        whole_map = P.shape[2:] == above.shape[2:] and not origin.any()
+        if whole_map:
+            size = (len(P), *below.shape[1:])
+            reached = torch.nn.grad.conv2d_input(size, weight, q, stride, padding, dilation, groups)
+        else:
+            reached = F.conv_transpose2d(q, weight, None, stride, 0, 0, groups, dilation)
+    if whole_map:
+        out = Visits(reached, 0 * origin, image)
     else:
-        reached = F.conv_transpose2d(q, weight, None, stride, 0, 0, groups, dilation)
         start = origin * torch.tensor(stride) - torch.tensor(padding)
         out = Visits(reached, start, image).on(*below.shape[2:], whole=whole)
     return out.P * out.of(below)
@@ -253,11 +260,14 @@ class Convolution(Rule):
             U_hat = self._padded(shifted(U))
             return torch.ops.prm.walk_normalizer(U_hat, self.positive, *geometry), U_hat
         plus, minus = self._padded(U.clamp(min=0)), self._padded(U.clamp(max=0))
-        # One normaliser for both signs: each group sees U+ beside -U-, weighted by W+ beside -W-.
-        grouped = [half.unflatten(1, (self.groups, -1)) for half in (plus, -minus)]
-        weight = torch.cat([self.positive, -self.negative], dim=1)
-        inverse = torch.ops.prm.walk_normalizer(torch.cat(grouped, dim=2).flatten(1, 2), weight, *geometry)
-        return inverse, plus, minus
+        parts = [(plus, self.positive), (minus, self.negative)]
+        if _in_float32(U):
+            parts = [(part.float(), weight.float()) for part, weight in parts]
+        with torch.backends.cudnn.flags(enabled=False):  # as for the operator above
+            Z = sum(F.conv2d(part, weight, None, *geometry) for part, weight in parts)
+        sums = [part.abs().amax((1, 2, 3))[:, None] * weight.abs().sum((1, 2, 3)) for part, weight in parts]
+        floor = TINY * (sums[0] + sums[1])[:, :, None, None]
+        return torch.where(floor < Z, 1 / Z, 0).to(U.dtype), plus, minus
 
     def back(self, visits, state, images):
         if not state.lazy:
@@ -509,6 +519,7 @@ class Registered(Rule):
 
     def back(self, visits, state, images):
         U = [_rows(u[images], visits.image).expand(len(visits.P), *u.shape[1:]) for u in state.values]
+        entered = _mass((visits.P,))
         below = self.function(self.module, visits.P, *U)
         below = tuple(below) if isinstance(below, (tuple, list)) else (below,)
         if len(below) != len(U):
@@ -520,7 +531,7 @@ class Registered(Rule):
                 raise ValueError(self._wrong(f"must return a tensor of its input's shape {wanted}, not {found}"))
             if not bool((P >= 0).all()):
                 raise ValueError(self._wrong("returned visits that are negative or not a number"))
-        entered, left = (_mass(parts) for parts in ((visits.P,), below))
+        left = _mass(below)
         rounding = torch.finfo(visits.P.dtype).eps ** 0.5
         if bool((left > entered * (1 + rounding)).any()):
             k = int((left - entered).argmax())

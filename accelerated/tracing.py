@@ -315,6 +315,12 @@ class _Builder:
             f"or give {whose} a rule with prm.accelerated.register_rule"
         )
 
+    def learned(self, node: fx.Node) -> bool:
+        """Whether a constant is a parameter or buffer of the model, or computed from one."""
+        if node.op == "get_attr":
+            return not node.target.split(".")[-1].startswith("_tensor_constant")  # fx's name for a literal tensor
+        return any(self.learned(n) for n in node.all_input_nodes)
+
     def value(self, argument: Any, node: fx.Node) -> Any:
         """A call's argument that must not depend on the image: a number, a weight, a tuple of numbers, or None."""
 
@@ -609,7 +615,7 @@ def _multiply(b, node):
         return Scaling(_gated(b, node, x, y))
     factor = y if x_dynamic else x
     # A learned factor of either sign passes P on unchanged, like gamma of a batch norm that is not folded.
-    if not isinstance(b.constants.get(factor), Tensor) and not _positive(b, factor):
+    if not (isinstance(factor, fx.Node) and b.learned(factor)) and not _positive(b, factor):
         raise b.refusal(node, "only multiplication by a positive number, a parameter or a gate has a rule")
     return Scaling(x if x_dynamic else y)
 

@@ -637,9 +637,11 @@ def parity_run(
     """  # fmt: skip
     conformance = _conformance()
     started = time.perf_counter()
+    if json_file is not None and json_file.is_dir():  # said before the work, not after it
+        raise InputError(f"{json_file}: a folder, where the figures should go")
     if register is not None:
         conformance.load(register)
-    make, source = _implementation(conformance, implementation, device)
+    make, source = _implementation(conformance, implementation, device, register)
     wanted = conformance.plan(dtype or (), only or (), arrays=implementation is not None)
     out_console.print(_PARITY_ROW.format(*_PARITY_COLUMNS))
     rows = []
@@ -651,11 +653,13 @@ def parity_run(
         out_console.print(_PARITY_ROW.format(name, row.equation, kind, row.ran, *shown))
         rows.append(row)
     failed = [row for row in rows if not row.passed]
-    figures = {"device": device, "implementation": implementation, "passed": not failed}
-    _write_figures(json_file, figures | {"rows": [asdict(row) for row in rows]}, started)
     for row in failed:
         out_console.print(f"\n{row.operator} in {row.dtype}: {row.failure}")
     out_console.print(f"\n{len(rows) - len(failed)} of {len(rows)} rows agree with the oracle")
+    figures = {"device": device if implementation is None else None, "implementation": implementation}
+    # JSON knows no infinity.
+    shown = [asdict(row) | ({} if math.isfinite(row.largest_error) else {"largest_error": None}) for row in rows]
+    _write_figures(json_file, figures | {"passed": not failed, "rows": shown}, started)
     if failed:
         raise typer.Exit(1)
 
@@ -674,16 +678,16 @@ def _conformance():
     return conformance
 
 
-def _implementation(conformance, name: str | None, device: str):
+def _implementation(conformance, name: str | None, device: str, register: str | None):
     """For a dtype: the implementation, and the Python that makes it."""
+    load = "from prm.parity_tests.conformance import load\n"
     if name is not None:
         found = conformance.load(name)
-        module, _, attribute = name.partition(":")
-        source = f"from {module} import {attribute}" if attribute else f"import {module}"
-        return lambda dtype: found, lambda dtype: f"{source} as implementation"
+        return lambda dtype: found, lambda dtype: f"{load}implementation = load({name!r})"
     _device(device)
     port = conformance.TorchPort
     source = "from prm.parity_tests.torch_port import TorchPort\nimplementation = {!r}"
+    source = source if register is None else f"{load}load({register!r})\n{source}"
     return lambda dtype: port(device, dtype), lambda dtype: source.format(port(device, dtype))
 
 
@@ -708,7 +712,7 @@ def parity_check_golden(
         typer.Option(metavar="MODULE:OBJECT", help="Compute with this object's functions; default: with the oracle."),
     ] = None,
     rtol: Annotated[
-        float, typer.Option(min=0.0, help="Largest error, as a share of an array's largest magnitude.")
+        float, typer.Option(min=0.0, max=1.0, help="Largest error, as a share of an array's largest magnitude.")
     ] = 1e-9,
     json_file: Json = None,
 ) -> None:

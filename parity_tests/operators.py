@@ -92,7 +92,8 @@ def _typed(value, dtype, layout):
 
 # ---- numbers: multiples of 1/8 are exact in every dtype, their sums of a few in most
 
-SIGNS = ("rectified", "both signs", "few levels", "negative", "zeros", "faint", "faint")
+PLAIN = ("rectified", "both signs", "few levels", "negative", "zeros")
+SIGNS = (*PLAIN, "faint", "faint")  # twice: few of them come near the bound of a leak
 
 
 def features(rng, shape, kind):
@@ -283,8 +284,9 @@ def means(draw, dtype):
 
 @st.composite
 def interpolations(draw, dtype):
+    # Nothing faint: the rounding of a fraction next to 0 would outweigh it.
     rng, size = draw(randoms()), draw(pairs(1, 6))
-    U = features(rng, (draw(st.integers(1, 2)), *size), draw(st.sampled_from(SIGNS)))
+    U = features(rng, (draw(st.integers(1, 2)), *size), draw(st.sampled_from(PLAIN)))
     mode = draw(st.sampled_from(["bilinear", "bilinear", "nearest", "nearest-exact"]))
     align_corners = mode == "bilinear" and draw(st.booleans())
     scale = None if align_corners else draw(st.sampled_from([None, (2.0, 2.0), (1.5, 2.5), (1.0, 3.0), (0.5, 2.0)]))
@@ -303,7 +305,7 @@ def additions(draw, dtype):
     rng, (C, H, W) = draw(randoms()), (draw(st.integers(1, 3)), *draw(pairs(1, 5)))
     second = draw(st.sampled_from([(C, H, W), (C, H, W), (C, 1, 1), (1, H, W)]))
     summands = [features(rng, shape, draw(st.sampled_from(SIGNS))) for shape in ((C, H, W), second)]
-    constant = draw(st.sampled_from([(), (), (1,)]))
+    constant = draw(st.sampled_from([(), (), (), (0,), (1,)]))
     return {"P": visits(rng, (C, H, W)), "summands": summands, "constant": constant}
 
 

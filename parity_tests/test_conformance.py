@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import prm.reference
 from prm import InputError
+from prm.accelerated import rules
 from prm.parity_tests import conformance, scipy_port
 from prm.parity_tests.conformance import NETWORKS, Mismatch, check, plan
 from prm.parity_tests.convert import to_reference
@@ -122,6 +124,17 @@ WRONG = {
         {"retrieval__resize_nearest": lambda S, shape: np.asarray(S, float)},
         "truth values expected",
     ),
+    "peak_backprop.mean": ({"peak_backprop__mean": lambda **_: sys.exit(0)}, "it raised SystemExit"),
+    "peak_backprop.activation": (
+        {"peak_backprop__activation": lambda P: P.astype(str)},
+        r"P\(U\) is an array of <U32, not of numbers",
+    ),
+    "peak_backprop.multiply": ({"peak_backprop__multiply": lambda P, shape: None}, r"P\(U\) "),
+    "peak_backprop.permute": (
+        {"peak_backprop__permute": lambda P, axes: (prm.reference.peak_backprop.permute(P, axes), P.fill(0))[0]},
+        "the implementation wrote on its argument P",
+    ),
+    "peak_backprop.transpose": ({"peak_backprop__transpose": lambda P, axes: P * np.nan}, r"P\(U\)\[0, 0, 0\] is nan"),
 }
 
 
@@ -205,15 +218,39 @@ def test_a_registered_kernel_is_what_runs_and_is_judged(tmp_path):
     wrong = run_prm("run", "--register", "wrong", *chosen, cwd=tmp_path)
     assert wrong.returncode == 1
     assert "FAIL" in wrong.stdout and "leaked is 0.0, expected" in wrong.stdout
+    (tmp_path / "repeat.py").write_text(wrong.stdout.partition("\n\n")[2].partition("\n\n")[2].rpartition("\n\n")[0])
+    again = subprocess.run([sys.executable, "repeat.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 1 and "Mismatch: leaked is 0.0, expected" in again.stderr, again.stderr
     assert "0 of 1 rows agree with the oracle" in wrong.stdout
     assert wrong.stderr == ""
+
+
+def test_every_kind_of_block_is_walked_and_no_weights_are_drawn_twice():
+    drawn, add = [], conformance._Tally.add
+    with mock.patch.object(conformance._Tally, "add", lambda self, case, expected: (
+            drawn.append(case), add(self, case, expected))):  # fmt: skip
+        assert check(NETWORKS, prm.reference, "float64", 30).passed
+    assert {block for case in drawn for block in case.blocks} == set(BLOCKS)
+    weights = [float(case.module().head.weight[0, 0, 0, 0]) for case in set(drawn)]
+    assert len(set(weights)) == len(weights)
+
+
+@pytest.mark.parametrize("port", [TorchPort("cpu", "float64")])
+def test_layers_are_walked_from_windows_too(port):
+    shapes, back = set(), rules.Convolution.back
+    with mock.patch.object(rules.Convolution, "back", lambda self, visits, *rest: (
+            shapes.add((len(visits.P), bool(visits.origin.any()))), back(self, visits, *rest))[1]):  # fmt: skip
+        assert check("peak_backprop.conv2d", port, "float64", 60).passed
+    assert shapes == {(1, False), (4, True)}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--dtype", "float64", "--dtype", "flot32"], "dtype 'flot32' is none of"),
+        (["--json", "/"], "a folder, where the figures should go"),
         (["--only", "fold"], "nothing that is compared begins with 'fold'"),
-        (["--dtype", "int8"], "is not compared in int8"),
+        (["--dtype", "int8"], "dtype 'int8' is none of float64, float32"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
         (["--implementation", "no_such_module:port"], "cannot load 'no_such_module:port'"),
         (["--implementation", "prm.reference:nothing"], "cannot load 'prm.reference:nothing'"),

@@ -673,6 +673,11 @@ REFUSED = {
         NotImplementedError,
         "mul.*positive",
     ),
+    "negative factor, a tensor": (
+        lambda: model(lambda m, x: m.c(x) + m.d(x) * torch.tensor(-1.0), c=conv(3, 4, 3), d=conv(3, 4, 3)),
+        NotImplementedError,
+        r"mul.*positive",
+    ),
     "difference": (
         lambda: model(lambda m, x: m.c(x) - m.d(x), c=conv(3, 4, 3), d=conv(3, 4, 3)),
         NotImplementedError,

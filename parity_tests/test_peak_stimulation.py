@@ -237,7 +237,7 @@ def test_the_list_holds_every_peak_that_the_window_allows(window, size, device):
     assert_equal(rows, oracle.forward(as_array(M), window, None).peaks, "peaks")
 
 
-@given(maps(torch.float32, kinds=MAP_KINDS), st.sampled_from([3, 5, 7]), st.integers(1, 3))
+@given(maps(torch.float32, kinds=MAP_KINDS[:5]), st.sampled_from([3, 5, 7]), st.integers(1, 3))
 @settings(max_examples=60)
 def test_the_list_is_padded_with_minus_one(M, window, upsample):
     _, rows, count = torch.ops.prm.peak_stimulation(M, window, "median", 0.0, upsample)

@@ -6,6 +6,7 @@ are those that a whole network uses.
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,15 +84,16 @@ class TorchPort:
 
     def walk_back(self, model, P, x, signed=False):
         """From any P at a torch model's output down to its input x, both without a batch axis: P(x) and the leak."""
-        plan, x, P = walk_plan(model, signed), x[None], self.tensor(P)[None]
-        with torch.no_grad():
+        plan, P = walk_plan(model, signed), self.tensor(P)
+        # The other image of the batch must not matter.
+        x = torch.stack([-2 * x.flip(-1), x])
+        with torch.no_grad(), IN_FLOAT32():
             V, states = plan.forward(x)
-            if V.shape != P.shape:
-                raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape[1:])}")
-            start = Visits(P, torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=P.device))
-            visits, leaked, _ = plan.back(start, states, slice(0, 1))
+            if V.shape[1:] != P.shape:
+                raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape)}")
+            visits, leaked, _ = plan.back(_parted(P), states, slice(0, 2))
             visits = visits.on(*x.shape[2:], whole=(True, True)) if x.dim() == 4 else visits
-        return as_array(visits.P[0]), float(leaked)
+        return as_array(visits.P).sum(axis=0), float(leaked.sum())
 
     def _one(self, layer, P, U, return_leak, signed=False):
         (P_U,), leaked = self._back(layer, P, U, signed=signed)
@@ -234,9 +236,27 @@ class TorchPort:
     def walk_module(self, module, images, peaks, upsample=1, signed=False):
         """Maps (N, C, h, w), PRMs (K, H, W), leaked (K,) and empty (K,) of peaks (K, 4), for a torch module."""
         module = module.to(self.device, self.dtype)
-        run = PeakBackprop(module, upsample, signed).prepare(self.tensor(images))
-        found = run.prms(torch.as_tensor(peaks))
+        with IN_FLOAT32():
+            run = PeakBackprop(module, upsample, signed).prepare(self.tensor(images))
+            found = run.prms(torch.as_tensor(peaks))
         return as_array(run.maps), as_array(found.prms), as_array(found.leaked), found.empty.cpu().numpy()
+
+
+# A card's TF32 rounds activations to 11 bits: another network than the oracle's.
+IN_FLOAT32 = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
+
+
+def _parted(P):
+    """Visits P (C, h, w) of image 1 as four peaks, each in a window of its own; now and then whole, as all else is."""
+    image, origin = torch.ones(1, dtype=torch.int64, device=P.device), torch.zeros(1, 2, dtype=torch.int64)
+    if P.dim() != 3 or min(P.shape[1:]) < 2 or int((P > 0).sum()) % 3 == 0:
+        return Visits(P[None], origin, image)
+    (h, w), left, windows = ((n + 1) // 2 for n in P.shape[1:]), P.clone(), []
+    origins = [(i, j) for i in (0, P.shape[1] - h) for j in (0, P.shape[2] - w)]
+    for i, j in origins:
+        windows.append(left[:, i : i + h, j : j + w].clone())
+        left[:, i : i + h, j : j + w] = 0
+    return Visits(torch.stack(windows), torch.tensor(origins), image.expand(4))
 
 
 class Recorder(TorchDispatchMode):

@@ -31,9 +31,9 @@ def load_cases(folder) -> tuple[list[dict], dict[str, np.ndarray]]:
     path, expected = Path(folder) / "cases.json", read_arrays(Path(folder) / "answers.npz")
     try:
         data = json.loads(path.read_text("utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, but this script reads {FORMAT}")
-        _ = [(expected[a["key"]], a["compare"], c["name"], c["sentence"]) for c in data["cases"] for a in c["answers"]]
+        keys = {a["key"] for c in data["cases"] for a in c["answers"] if (a["compare"], c["name"], c["sentence"])}
+        if data["format"] != FORMAT or keys != expected.keys():
+            raise ValueError(f"format {data['format']}, where {FORMAT} is read, or not the answers of answers.npz")
         return data["cases"], expected
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: not usable ({getattr(error, 'strerror', None) or error!r})") from error
