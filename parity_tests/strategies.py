@@ -269,7 +269,8 @@ BLOCKS = {
     "padded": Padded,
     "padded_avg": lambda c: Padded(c, average=True),
     "max_ceil": lambda c: nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-    "max_dilated": lambda c: nn.MaxPool2d(2, 1, 1, dilation=2),
+    # Enlarged before: on a map of one pixel its windows would lie in the padding altogether.
+    "max_dilated": lambda c: nn.Sequential(nn.Upsample(scale_factor=2), nn.MaxPool2d(2, 1, 1, dilation=2)),
     "max": lambda c: nn.MaxPool2d(2, ceil_mode=True),
     "avg_ceil": lambda c: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
     "avg": lambda c: nn.AvgPool2d(3, 1, 1),
