@@ -26,7 +26,7 @@ from prm.parity_tests.operators import NUMPY, OPERATORS, WALK, Case, cases, roun
 from prm.parity_tests.strategies import BLOCKS, Cnn, cnns
 from prm.parity_tests.tolerances import NETWORK, as_array
 from prm.parity_tests.torch_port import Recorder, TorchPort, runs_on
-from prm.reference.network import forward, walk
+from prm.reference.network import forward
 
 NETWORKS = "network.walk"
 NAMES = (*OPERATORS, NETWORKS)
@@ -86,7 +86,7 @@ def answers(case: Case | Cnn, implementation, dtype: str) -> tuple[dict, dict]:
 
 def _expected(case, dtype):
     if isinstance(case, Cnn):
-        return _walks(case, dtype)
+        return _walks(case, prm.reference, *_activations(case, dtype))
     arguments = dict(case.arguments)
     if "threshold" in arguments and case.operator.startswith("peak_stimulation"):
         arguments["threshold"] = rounded(arguments["threshold"], getattr(torch, dtype))
@@ -95,7 +95,7 @@ def _expected(case, dtype):
 
 def _answer(case, implementation, dtype):
     if isinstance(case, Cnn):
-        return _answered_walks(case, implementation, dtype)
+        return answered_walks(case, implementation, dtype)
     arguments, kept = case.typed(dtype), case.typed(dtype)
     answer = OPERATORS[case.operator].answer(implementation, arguments)
     for name in kept:
@@ -151,21 +151,6 @@ def _short(array):
 # ---- whole networks
 
 
-def _walks(case, dtype):
-    """The oracle's maps, PRMs and leaks, from the module in this dtype turned into plain data."""
-    network, activations = _activations(case, dtype)
-    maps = np.stack([a[network.output] for a in activations])
-    found = [
-        walk(network, activations[n], peak, case.upsample, case.signed) for n, *peak in case.positions(maps.shape)
-    ]
-    return _as_arrays(maps, found)
-
-
-def _as_arrays(maps, walks):
-    prms, leaked = np.stack([w.prm for w in walks]), np.array([float(w.leaked) for w in walks])
-    return {"maps": maps, "PRMs": prms, "leaked": leaked, "empty": np.array([bool(w.empty) for w in walks])}
-
-
 @lru_cache(maxsize=1)
 def _activations(case, dtype):
     dtype = getattr(torch, dtype)
@@ -173,7 +158,8 @@ def _activations(case, dtype):
     return network, [forward(network, image) for image in case.pictures(dtype).double().numpy()]
 
 
-def _answered_walks(case, implementation, dtype):
+def answered_walks(case: Cnn, implementation, dtype: str) -> dict:
+    """Maps (N, C, h, w), PRMs (K, H, W), leaked (K,) and empty (K,) of a case by an implementation, as named arrays."""
     images = case.pictures(getattr(torch, dtype)).numpy()
     if isinstance(implementation, TorchPort):
         module = case.module(implementation.dtype)
@@ -182,13 +168,17 @@ def _answered_walks(case, implementation, dtype):
         answer = implementation.walk_module(module, images, case.positions(shape), case.upsample, case.signed)
         return dict(zip(("maps", "PRMs", "leaked", "empty"), answer))
     network = to_reference(case.module(getattr(torch, dtype)))
-    activations = [implementation.network.forward(network, image) for image in images]
+    return _walks(case, implementation, network, [implementation.network.forward(network, image) for image in images])
+
+
+def _walks(case, implementation, network, activations):
     maps = np.stack([as_array(a[network.output]) for a in activations])
     found = [
         implementation.network.walk(network, activations[n], tuple(peak), upsample=case.upsample, signed=case.signed)
         for n, *peak in case.positions(maps.shape).tolist()
     ]
-    return _as_arrays(maps, found)
+    prms, leaked = np.stack([w.prm for w in found]), np.array([float(w.leaked) for w in found])
+    return {"maps": maps, "PRMs": prms, "leaked": leaked, "empty": np.array([bool(w.empty) for w in found])}
 
 
 def has_near_choices(network, activations, gap):

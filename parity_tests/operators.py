@@ -19,14 +19,13 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from prm.parity_tests import tolerances
-from prm.parity_tests.strategies import MAP_KINDS, exact_maps, has_near_ties
+from prm.parity_tests.strategies import LAYOUTS, MAP_KINDS, exact_maps, has_near_ties
 from prm.reference import peak_backprop, peak_stimulation
 from prm.reference.peak_backprop import interpolation_weights, pooled_size
 from prm.reference.retrieval import Instance
 
 # NumPy has no bfloat16: such values travel in float32.
 NUMPY = {"float64": np.float64, "float32": np.float32, "bfloat16": np.float32, "float16": np.float16}
-LAYOUTS = ("contiguous", "channels_last", "strided")
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def convolutions(draw, dtype):
     C, O = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
     kernel, stride, dilation = draw(pairs(1, 3)), draw(pairs(1, 3)), draw(pairs(1, 2))
     padding = draw(st.one_of(st.integers(0, 2), pairs(0, 2), st.tuples(*[st.integers(0, 2)] * 4)))
-    left, right, top, bottom = four_sides(padding)
+    left, right, top, bottom = peak_backprop.sides(padding)
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
     size = [draw(st.integers(max(1, span - pads), 8)) for span, pads in zip(spans, (top + bottom, left + right))]
     out = [
@@ -227,12 +226,6 @@ def convolutions(draw, dtype):
     signed = draw(st.sampled_from([False, False, True]))
     W = weights(rng, (O, C // groups, *kernel))
     return {"P": visits(rng, (O, *out)), "U": U, "W": W, **geometry, "signed": signed}
-
-
-def four_sides(padding):
-    if isinstance(padding, int):
-        return (padding,) * 4
-    return padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
 
 
 @st.composite
@@ -468,14 +461,18 @@ def chosen(implementation, arguments):
     return {"index": _integers(index), "score": score, "terms": np.array([float(term) for term in terms])}
 
 
-def kept(implementation, arguments):
+def instances(arguments):
+    """The instances that a case of `suppressed` describes; each one's proposal is its place in the list."""
     arrays = (arguments[key] for key in ("labels", "masks", "scores", "peaks", "prms"))
-    instances = [
+    return [
         Instance(int(label), mask, float(score), 0.5, tuple(float(p) for p in peak), prm, k, (0.0, 0.0, 0.0))
         for k, (label, mask, score, peak, prm) in enumerate(zip(*arrays))
     ]
+
+
+def kept(implementation, arguments):
     options = {"threshold": arguments["threshold"], "per_class": arguments["per_class"]}
-    left = implementation.retrieval.nms(instances, **options)
+    left = implementation.retrieval.nms(instances(arguments), **options)
     prms = np.array([one.prm for one in left], np.float64)
     return {"kept": np.array([one.proposal for one in left], np.int64), "prms": prms}
 

@@ -1,5 +1,7 @@
 """What every implementation must satisfy whatever its numbers: on the oracle and on the fast path alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prm.reference
+from prm.parity_tests.conformance import answered_walks
 from prm.parity_tests.convert import to_reference
-from prm.parity_tests.operators import OPERATORS, convolutions, features, linears, scored, suppressed, visits
+from prm.parity_tests.operators import (
+    OPERATORS,
+    convolutions,
+    features,
+    instances,
+    linears,
+    scored,
+    suppressed,
+    visits,
+)
 from prm.parity_tests.strategies import SmallCnn, cnns, exact_maps
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.parity_tests.torch_port import TorchPort
 from prm.reference.network import forward
 from prm.reference.peak_backprop import start
-from prm.reference.retrieval import Instance
 
 F64 = torch.float64
 LEAKING = ("conv2d", "linear", "avg_pool2d", "adaptive_avg_pool2d", "mean", "interpolate")
@@ -57,17 +68,7 @@ def image_visits(port, case):
 
 def prms(port, case):
     """Maps, PRMs, leaked and empty of a case, as arrays."""
-    module, images = case.module(), case.pictures().numpy()
-    if port is not prm.reference:
-        with torch.no_grad():
-            shape = module(torch.from_numpy(images)).shape
-        return port.walk_module(module, images, case.positions(shape), case.upsample, case.signed)
-    network = to_reference(module)
-    activations = [forward(network, image) for image in images]
-    maps = np.stack([a[network.output] for a in activations])
-    found = [port.network.walk(network, activations[n], peak, case.upsample, case.signed)
-             for n, *peak in case.positions(maps.shape)]  # fmt: skip
-    return maps, np.stack([w.prm for w in found]), [w.leaked for w in found], [w.empty for w in found]
+    return answered_walks(case, port, "float64").values()
 
 
 # ---- Eq. 4-5, a layer at a time
@@ -241,18 +242,9 @@ def test_the_score_is_linear_in_alpha_and_beta(port, arguments, a, b):
 
 @given(arguments=suppressed(F64))
 def test_suppression_is_idempotent(port, arguments):
-    options = {key: arguments.pop(key) for key in ("threshold", "per_class")}
-    instances = [
-        Instance(int(label), mask, float(score), 0.5, (float(row), float(column)), prm_, k, (0.0, 0.0, 0.0))
-        for k, (label, mask, score, (row, column), prm_) in enumerate(
-            zip(*(arguments[key] for key in ("labels", "masks", "scores", "peaks", "prms")))
-        )
-    ]
-    once = port.retrieval.nms(instances, **options)
-    left = [
-        Instance(i.label, i.mask, i.score, 0.5, i.peak, np.asarray(one.prm), i.proposal, i.terms)
-        for one, i in ((one, instances[one.proposal]) for one in once)
-    ]
+    options, given = {key: arguments[key] for key in ("threshold", "per_class")}, instances(arguments)
+    once = port.retrieval.nms(given, **options)
+    left = [replace(given[one.proposal], prm=np.asarray(one.prm)) for one in once]
     twice = port.retrieval.nms(left, **options)
     assert [one.proposal for one in twice] == [one.proposal for one in once]
     for one, same in zip(once, twice):
