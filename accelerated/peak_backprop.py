@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .peak_stimulation import check_finite, source_positions
-from .rules import Visits
-from .tracing import Walk, walk_plan
+from .tracing import walk_plan
+from .windows import Visits, windows
 
-# A pass holds a handful of maps of the largest layer's size for every peak it carries.
-MAPS_PER_PEAK = 4
+CACHE = 16 * 2**20  # bytes of maps that a CPU walks down with together: more no longer fit its cache
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PeakResponseMaps:
     prms : (K, H, W), each summing to 1, or all zero where `empty`
     leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image
     empty : (K,) bool, nothing arrived
-    bound : (K,) float64, most that an approximation may have changed the PRM in L1; 0 here, the walk being exact
+    bound : (K,) float64, most by which the PRM may differ from the exact one in L1, rounding apart: 0 without `epsilon`
     """
 
     prms: Tensor
@@ -43,11 +43,14 @@ class PeakResponseMaps:
 class PreparedWalk:
     """One forward pass of a batch and what the walk back needs of it; `maps` (N, C, h, w) are its response maps."""
 
-    def __init__(self, plan: Walk, images: Tensor, upsample: int, max_memory: int, numbers: Sequence[int] | None):
-        self._plan, self._upsample, self._max_memory = plan, upsample, max_memory
-        self._chunk = 1
+    def __init__(self, walk: PeakBackprop, images: Tensor, numbers: Sequence[int] | None):
+        on_cpu = images.device.type == "cpu"
+        self._walk, self._upsample = walk, walk.upsample
+        self._memory = min(walk.max_memory, CACHE) if on_cpu else walk.max_memory
         self.image_shape = tuple(images.shape)
-        self.maps, self._states = plan.forward(images)
+        # The CPU's convolutions are faster where a position's channels lie next to each other.
+        images = images.contiguous(memory_format=torch.channels_last) if on_cpu else images
+        self.maps, self._states = walk.plan.forward(images)
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
             raise ValueError(
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
@@ -71,22 +74,29 @@ class PreparedWalk:
         # At least float32: what bfloat16 rounds of a sum of thousands of pixels would show.
         dtype = torch.promote_types(self.maps.dtype, torch.float32)
         prms = self.maps.new_zeros((len(peaks), H, W), dtype=dtype)
-        leaked = torch.zeros(len(peaks), dtype=torch.float64, device=self.maps.device)
-        # Peaks of one image next to each other: most chunks then see one image only and gather nothing.
-        waiting = peaks[:, 0].argsort(stable=True)
-        while len(waiting):
-            rows, waiting = waiting.split([n := min(self._chunk, len(waiting)), len(waiting) - n])
-            first, last = int(peaks[rows[0], 0]), int(peaks[rows[-1], 0])
-            start = self._start(peaks[rows], first)
-            visits, lost, largest = self._plan.back(start, self._states, slice(first, last + 1))
-            visits = visits.with_(visits.P.sum(dim=1, keepdim=True, dtype=dtype)).on(H, W, whole=(True, True))
-            prms[rows], leaked[rows] = visits.P[:, 0], lost
-            # The first peak goes alone and shows how large the windows grow.
-            self._chunk = max(1, self._max_memory // (MAPS_PER_PEAK * largest * self.maps.element_size()))
+        lost = torch.zeros(2, len(peaks), dtype=torch.float64, device=self.maps.device)
+        # Neighbours go down together: they share the most of what is cut off at the border.
+        order = np.lexsort(peaks.cpu().numpy()[:, [3, 2, 0]].T)
+
+        def arrive(some, visits: Visits, losses: Tensor) -> None:
+            visits = visits.with_(visits.P.sum(dim=1, dtype=dtype), ())
+            for i, k in enumerate(order[some].tolist()):
+                prms[(k, *visits.span(i))] = visits.values[i]
+            lost[:, torch.from_numpy(order[some])] = losses
+
+        if len(peaks):
+            start = self._start(peaks[torch.from_numpy(order)])
+            start = start if self._walk.windows else start.on_whole(tuple(self.maps.shape[1:]))
+            self._walk.plan.back(start, self._states, arrive, self._memory, self._walk.epsilon)
         total = prms.sum(dim=(1, 2), keepdim=True)
         empty = total.flatten() <= 0
         prms = torch.where(total > 0, prms / total, 0)
-        return PeakResponseMaps(prms, leaked, empty, torch.zeros_like(leaked))
+        leaked, dropped = lost
+        # Of the exact total, arrived + e, the share e is missing here, e <= dropped: that much was not added, and the
+        # rest was divided by too small a total; each changes the PRM by e / (arrived + e) in L1.
+        arrived = total.flatten().double()
+        bound = torch.where(dropped > 0, 2 * dropped / (arrived + dropped), 0)
+        return PeakResponseMaps(prms, leaked, empty, bound)
 
     def _check(self, peaks: Tensor) -> None:
         N, C, h, w = self.maps.shape
@@ -97,17 +107,20 @@ class PreparedWalk:
                 f"peak {peaks[outside[0, 0]].tolist()} (image, class, row, column) lies outside maps of {size.tolist()}"
             )
 
-    def _start(self, peaks: Tensor, first: int) -> Visits:
+    def _start(self, peaks: Tensor) -> Visits:
         """P at the top: 1 at the peak, or its bilinear weights over 2 x 2 positions if it was on an enlarged map."""
         _, C, h, w = self.maps.shape
-        n, c, row, col = peaks.unbind(1)
-        (top, _, down), (left, _, right) = (source_positions(size, self._upsample, peaks.device) for size in (h, w))
-        P = self.maps.new_zeros((len(peaks), C, 1, 1) if self._upsample == 1 else (len(peaks), C, 2, 2))
-        k = torch.arange(len(peaks), device=peaks.device)
-        for i, weight_i in enumerate((1 - down[row], down[row])[: P.shape[2]]):
-            for j, weight_j in enumerate((1 - right[col], right[col])[: P.shape[3]]):
-                P[k, c, i, j] = (weight_i * weight_j).to(P.dtype)
-        return Visits(P, torch.stack([top[row], left[col]], dim=1).cpu(), n - first).on(h, w)
+        n, c, row, col = peaks.cpu().unbind(1)
+        top, below, down = (t[row] for t in source_positions(h, self._upsample))
+        left, right, over = (t[col] for t in source_positions(w, self._upsample))
+        first, last = torch.stack([top, left], dim=1).numpy(), torch.stack([below, right], dim=1).numpy() + 1
+        origin, size = windows(first, last, (h, w))
+        P, k = torch.zeros(len(peaks), C, *size, dtype=torch.float64), torch.arange(len(peaks))
+        o_row, o_col = torch.from_numpy(origin).unbind(1)
+        for i, weight_i in ((top, 1 - down), (below, down)):
+            for j, weight_j in ((left, 1 - over), (right, over)):
+                P[k, c, i - o_row, j - o_col] += weight_i * weight_j
+        return Visits(P.to(self.maps), first, last, origin, n.numpy())
 
 
 class PeakBackprop:
@@ -132,6 +145,11 @@ class PeakBackprop:
         see both signs): Z = conv(U+, W+) + conv(U-, W-).
     max_memory : int
         Bytes that the maps of the peaks in one pass may take; more peaks take more passes.
+    windows : bool
+        False: every peak carries whole maps. The same PRMs, slower: to check the windows against.
+    epsilon : float
+        Most of a walker's mass that may be dropped, at the ends of windows, to make them smaller; `bound` of the answer
+        says how far each PRM may then be from the exact one. 0, the default: nothing is dropped.
 
     Raises
     ------
@@ -148,11 +166,16 @@ class PeakBackprop:
     >>> run.prms(peaks).prms                              # doctest: +SKIP
     """
 
-    def __init__(self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int = 512 * 2**20):
+    def __init__(
+        self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int = 512 * 2**20,
+        windows: bool = True, epsilon: float = 0.0,
+    ):  # fmt: skip
         if not isinstance(upsample, int) or isinstance(upsample, bool) or upsample < 1:
             raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
-        self.upsample, self.max_memory = upsample, max_memory
-        self._plan = walk_plan(model, signed)
+        if not 0 <= epsilon < 1:
+            raise ValueError(f"epsilon must be at least 0 and less than 1, not {epsilon!r}")
+        self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
+        self.plan = walk_plan(model, signed)
 
     @torch.no_grad()
     def prepare(self, images: Tensor, numbers: Sequence[int] | None = None) -> PreparedWalk:
@@ -162,7 +185,7 @@ class PeakBackprop:
         """
         if images.dim() != 4 or not images.is_floating_point():
             raise ValueError(f"images must be a floating (N, channels, H, W), not {images.dtype} {tuple(images.shape)}")
-        return PreparedWalk(self._plan, images, self.upsample, self.max_memory, numbers)
+        return PreparedWalk(self, images, numbers)
 
     def __call__(self, images: Tensor, peaks: Tensor) -> Tensor:
         """Peak Response Maps (K, H, W) of peaks (K, 4) in images (N, channels, H, W)."""

@@ -1,89 +1,41 @@
 """Eqs. 4-5, a layer kind at a time: the operators of a convolution, and a rule for every kind of layer.
 
 A rule knows which inputs P goes to, what to keep of the forward pass, and how P goes back. `tracing.py` finds the rules
-of a network and strings them along its graph.
+of a network and strings them along its graph; `windows.py` says where P is.
 
-P is zero outside a peak's receptive field, so each peak carries only the window of every map that its field reaches:
-`Visits`. Windows of one layer have one size; where that reaches the map's own, they become the whole map.
+Through convolutions that follow each other P goes as G = P / U_hat: the U_hat that Eq. 4 multiplies by and the 1 / Z of
+the layer below belong to the image, so they become one ratio map, U_hat / Z, that all peaks share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .windows import (
+    Computed,
+    Shared,
+    SharedMaps,
+    Span,
+    Visits,
+    empty,
+    padded,
+    placed,
+    product,
+    rows,
+    times,
+    windows,
+)  # fmt: skip
+
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, and what came from above leaks
-
-
-# --------------------------------------------------------------------------------------------------------- windows
-
-
-@dataclass
-class Visits:
-    """P of K peaks on windows of one layer's map: `P` (K, C, h, w), zero wherever a window reaches over the border.
-
-    `origin` (K, 2) int64 on the host: row and column of each window's first element. `image` (K,): each peak's image.
-    Tensors without rows and columns, (K, F), have no window: their `origin` is zero.
-    """
-
-    P: Tensor
-    origin: Tensor
-    image: Tensor
-
-    def with_(self, P: Tensor, origin: Tensor | None = None) -> Visits:
-        return Visits(P, self.origin if origin is None else origin, self.image)
-
-    def of(self, maps: Tensor) -> Tensor:
-        """Each peak's window of per-image maps (N, C, H, W): (K, C, h, w), or (1, C, H, W) to broadcast."""
-        if maps.dim() != 4 or (self.P.shape[2:] == maps.shape[2:] and not self.origin.any()):
-            return _rows(maps, self.image)
-        out = maps.new_zeros((len(self.P), maps.shape[1], *self.P.shape[2:]))
-        for k, (n, origin) in enumerate(zip(self.image.tolist(), self.origin.tolist())):
-            cuts = [_overlap(o, h, have) for o, h, have in zip(origin, self.P.shape[2:], maps.shape[2:])]
-            out[(k, slice(None), *(here for here, _ in cuts))] = maps[(n, slice(None), *(there for _, there in cuts))]
-        return out
-
-    def moved(self, origin: Tensor, size: tuple[int, int]) -> Visits:
-        """The same visits on other windows; what lies outside of these is dropped."""
-        out = self.P.new_zeros((*self.P.shape[:2], *size))
-        offsets = (origin - self.origin).tolist()
-        for k, offset in enumerate(offsets):
-            cuts = [_overlap(o, length, have) for o, length, have in zip(offset, size, self.P.shape[2:])]
-            out[(k, slice(None), *(here for here, _ in cuts))] = self.P[(k, slice(None), *(there for _, there in cuts))]
-        return Visits(out, origin, self.image)
-
-    def on(self, height: int, width: int, whole: tuple[bool, bool] = (False, False)) -> Visits:
-        """Windows no longer than the map along either axis, and the whole axis where `whole` says so."""
-        if self.P.dim() != 4:
-            return self
-        have, full = self.P.shape[2:], (height, width)
-        whole = [w or h >= f for w, h, f in zip(whole, have, full)]
-        size = tuple(f if w else h for w, h, f in zip(whole, have, full))
-        origin = self.origin * torch.tensor([0 if w else 1 for w in whole])
-        return self if size == have and torch.equal(origin, self.origin) else self.moved(origin, size)
-
-    def __add__(self, other: Visits) -> Visits:
-        """The sum of two contributions to one tensor, on windows that hold both."""
-        if self.P.shape == other.P.shape and torch.equal(self.origin, other.origin):
-            return self.with_(self.P + other.P)
-        origin = torch.minimum(self.origin, other.origin)
-        ends = (v.origin + torch.tensor(v.P.shape[2:]) for v in (self, other))
-        size = tuple((torch.maximum(*ends) - origin).amax(dim=0).tolist())
-        out = self.moved(origin, size)
-        out.P += other.moved(origin, size).P
-        return out
-
-
-def _overlap(offset: int, length: int, have: int) -> tuple[slice, slice]:
-    """Where a window of `length` that begins at `offset` of `have` elements meets them: in the window, and in them."""
-    first, last = max(offset, 0), min(offset + length, have)
-    last = max(first, last)
-    return slice(first - offset, last - offset), slice(first, last)
+TAPS = 25  # most positions of a max pooling's window that are added one after the other
 
 
 # --------------------------------------------------------------------------------------------------- the operators
@@ -95,81 +47,117 @@ def _in_float32(values: Tensor) -> bool:
     return values.dtype == torch.bfloat16 and values.device.type == "cpu"
 
 
-@torch.library.custom_op("prm::walk_normalizer", mutates_args=())
-def _walk_normalizer(
-    U: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> Tensor:
-    """1 / Z of Eq. 5, (N, C_out, p, q), Z = conv(U, weight) for non-negative U and weight; 0 where Z leaks."""
+@torch.library.custom_op("prm::walk_ratio", mutates_args=["out"])
+def _walk_ratio(
+    U: Tensor, weight: Tensor, floor: Tensor, above: Tensor | None,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int, out: Tensor,
+) -> Tensor:  # fmt: skip
+    """Into out (N, C_out, p, q): above / Z of Eq. 5, Z = conv(U, weight) for non-negative U (N, C_in, i, j) and weight.
+
+    U and out may be parts of larger maps. above like out, or None for 1: what P is multiplied by on its way from the
+    layer above. The answer, bool like out, says where Z leaks: where it is not above floor (N, C_out) it is rounding
+    noise, and out is 0.
+    """
     if _in_float32(U):
-        return _walk_normalizer(U.float(), weight.float(), stride, padding, dilation, groups).to(U.dtype)
+        wide, above = out.float(), above if above is None else above.float()
+        leaks = _walk_ratio(U.float(), weight.float(), floor, above, stride, padding, dilation, groups, wide)
+        out.copy_(wide)
+        return leaks
     # Z must be exactly 0 where all its products are; cuDNN may pick Winograd or FFT algorithms, which round.
     with torch.backends.cudnn.flags(enabled=False):
         Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)
-    floor = TINY * U.amax(dim=(1, 2, 3))[:, None, None, None] * weight.sum(dim=(1, 2, 3))[None, :, None, None]
-    return torch.where(floor < Z, 1 / Z, 0)
+    leaks = Z <= floor[:, :, None, None]
+    if above is None:
+        torch.reciprocal(Z, out=out)
+    else:
+        torch.div(above, Z, out=out)
+    out.masked_fill_(leaks, 0)
+    return leaks
 
 
-@_walk_normalizer.register_fake
-def _(U, weight, stride, padding, dilation, groups):
-    return torch.empty_like(F.conv2d(U, weight, None, stride, padding, dilation, groups))
+@_walk_ratio.register_fake
+def _(U, weight, floor, above, stride, padding, dilation, groups, out):
+    return torch.empty_like(F.conv2d(U, weight, None, stride, padding, dilation, groups), dtype=torch.bool)
 
 
 @torch.library.custom_op("prm::walk_conv2d", mutates_args=())
 def _walk_conv2d(
-    P: Tensor, image: Tensor, origin: Tensor, above: Tensor, below: Tensor, weight: Tensor,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    G: Tensor, image: Tensor, origin: Tensor, ratio: Tensor, turned: Tensor,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int, to: Tensor, size: list[int],
 ) -> Tensor:  # fmt: skip
-    """Eq. 4 for K peaks: below * convT(P * above, weight), on the windows of the maps below that P's windows read.
+    """Eq. 4 without its U_hat, for K peaks: convT(G * ratio, W+) on given windows of the map below.
 
-    P (K, C_out, h, w), windows whose first elements lie at origin (K, 2) int64, on the host, of the maps above; image
-    (K,) int64 into the first axis of above (N, C_out, p, q) and below (N, C_in, i, j). With above = 1 / Z and below =
-    U_hat this is P(U). The answer's windows are `windows_below`'s.
+    G (K, C_out, h, w), windows that begin at origin (K, 2) of the map above; ratio (N, C_out, p, q) of image[k];
+    turned (C_in, C_out / groups, i, j): W+ as `turn` gives it. The answer (K, C_in, *size) holds windows that begin
+    at `to` (K, 2) of the map below. image, origin and to: int64, on the host. With ratio = 1 / Z and G = P, the answer
+    times U_hat is P(U).
     """
-    if _in_float32(P):
-        maps = (P.float(), image, origin, above.float(), below.float(), weight.float())
-        return _walk_conv2d(*maps, stride, padding, dilation, groups).to(P.dtype)
-    visits = Visits(P, origin, image)
-    _, whole = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
-    q = P * visits.of(above)
+    if _in_float32(G):
+        maps = (G.float(), image, origin, ratio.float(), turned.float())
+        return _walk_conv2d(*maps, stride, padding, dilation, groups, to, size).to(G.dtype)
+    q = times(G, Shared(ratio), image.numpy(), origin.numpy())
+    offset = to.numpy() - (origin.numpy() * np.array(stride) - np.array(padding))
+    # Rows and columns that no window wants are not computed, where as many lie at both ends.
+    spans = np.array([d * (k - 1) + 1 for d, k in zip(dilation, turned.shape[2:])])
+    full = (np.array(G.shape[2:]) - 1) * stride + spans
+    spare = np.minimum(offset, full - offset - size).min(axis=0).clip(0, spans - 1)
     cudnn = torch.backends.cudnn
     # 1 / Z is exact to float32: with TF32 here the transitions out of a position would not sum to 1.
     with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
-        whole_map = P.shape[2:] == above.shape[2:] and not origin.any()
-        if whole_map:
-            size = (len(P), *below.shape[1:])
-            reached = torch.nn.grad.conv2d_input(size, weight, q, stride, padding, dilation, groups)
+        if stride == [1, 1]:
+            # On a CPU the plain convolution is the faster of the two, and the only fast one for small windows.
+            reached = F.conv2d(q, turned, None, 1, (spans - 1 - spare).tolist(), dilation, groups)
+        elif groups == 1 and stride[0] == stride[1] and len(turned) * stride[0] ** 2 <= 16 and dilation == [1, 1]:
+            reached, spare = _by_phases(q, turned, stride[0]), 0
         else:
-            reached = F.conv_transpose2d(q, weight, None, stride, 0, 0, groups, dilation)
-    if whole_map:
-        out = Visits(reached, 0 * origin, image)
-    else:
-        start = origin * torch.tensor(stride) - torch.tensor(padding)
-        out = Visits(reached, start, image).on(*below.shape[2:], whole=whole)
-    return out.P * out.of(below)
+            weight = turn(turned, groups)  # back
+            reached = F.conv_transpose2d(q, weight, None, stride, spare.tolist(), 0, groups, dilation)
+    return placed(reached, offset - spare, tuple(size)).contiguous(memory_format=layout(G))
 
 
 @_walk_conv2d.register_fake
-def _(P, image, origin, above, below, weight, stride, padding, dilation, groups):
-    size, _ = windows_below(P.shape, above.shape, below.shape, weight.shape, stride, dilation)
-    return P.new_empty((P.shape[0], below.shape[1], *size))
+def _(G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size):
+    return torch.empty((G.shape[0], turned.shape[0], *size), dtype=G.dtype, device=G.device, memory_format=layout(G))
 
 
-def windows_below(visits, above, below, weight, stride, dilation) -> tuple[list[int], list[bool]]:
-    """Size of the windows that windows of shape `visits` read through a convolution, and which axes are whole.
+def turn(weight: Tensor, groups: int) -> Tensor:
+    """A kernel (C_out, C_in / groups, i, j) turned round, (C_in, C_out / groups, i, j), and the other way.
 
-    An axis is whole where the window above was, or where the window below would be as long as the map.
+    Where the stride is 1, convT with the one is conv with the other.
     """
-    size, whole = [], []
-    for i in (0, 1):
-        length = (visits[2 + i] - 1) * stride[i] + dilation[i] * (weight[2 + i] - 1) + 1
-        whole.append(visits[2 + i] >= above[2 + i] or length >= below[2 + i])
-        size.append(below[2 + i] if whole[i] else length)
-    return size, whole
+    split = weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2)
+    return split.flatten(0, 1).contiguous(memory_format=layout(weight))
 
 
-def origin_below(visits: Visits, whole: list[bool], stride, padding) -> Tensor:
-    """Where the windows of `windows_below` begin: 0 on whole axes."""
-    return (visits.origin * torch.tensor(stride) - torch.tensor(padding)) * torch.tensor([0 if w else 1 for w in whole])
+def layout(values: Tensor) -> torch.memory_format:
+    """How convolutions want their maps and kernels: a position's channels next to each other, on a CPU."""
+    return torch.channels_last if values.device.type == "cpu" else torch.contiguous_format
+
+
+def _by_phases(q: Tensor, turned: Tensor, stride: int) -> Tensor:
+    """convT(q, W+) with a stride as one convolution without: each phase of the rows and columns of the answer is a
+    channel of its own. Faster where the answer has few channels, as the image has.
+
+    Row s j + f of the answer is the sum over t of q's row j - t times the kernel's row f + s t.
+    """
+    taps = [-(-k // stride) for k in turned.shape[2:]]
+    short = [t * stride - k for t, k in zip(taps, turned.shape[2:])]
+    into, out = turned.shape[:2]
+    # Turned round, the rows that are missing to full taps come first, and phases run from last to first.
+    kernel = F.pad(turned, (short[1], 0, short[0], 0)).reshape(into, out, taps[0], stride, taps[1], stride)
+    kernel = kernel.flip(3, 5).permute(0, 3, 5, 1, 2, 4).reshape(into * stride * stride, out, *taps)
+    phases = F.conv2d(q, kernel.contiguous(memory_format=layout(kernel)), padding=[t - 1 for t in taps])
+    return F.pixel_shuffle(phases, stride)
+
+
+def reach(visits: Visits, stride, padding, dilation, kernel, shape) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past last row and column that visits read through a sliding window, of a map of `shape` (H, W)."""
+    stride, padding, shape = np.array(stride), np.array(padding), np.array(shape)
+    first = visits.first * stride - padding
+    last = (visits.last - 1) * stride - padding + np.array(dilation) * (np.array(kernel) - 1) + 1
+    # Where only padding is read nothing arrives, but a window is never empty.
+    first = first.clip(0, shape - 1)
+    return first, np.maximum(last.clip(max=shape), first + 1)
 
 
 # ------------------------------------------------------------------------------------------------------- the rules
@@ -180,10 +168,14 @@ class Rule:
 
     `executes`: whether the forward pass runs the model's own code; the other rules compute from their parents alone.
     `local`: whether `back` takes windows; the other rules are handed whole maps.
+    `factored`: whether it takes visits with shared factors; the other rules are handed P itself.
+    `grows`: whether the windows below are larger than those above.
     """
 
     executes = True
     local = True
+    factored = True
+    grows = False
 
     def __init__(self, *parents: fx.Node):
         self.parents = parents
@@ -192,12 +184,9 @@ class Rule:
         """The call's value and what the walk back needs, from the parents' values U; `execute` is the model's code."""
         return execute(), State()
 
-    def back(self, visits: Visits, state: State, images: slice) -> tuple[list[Visits], Tensor | None]:
-        """Visits of each parent, and the mass (K,) that leaked, or None if this layer passes everything on.
-
-        `images` are the images of this pass: those that `visits.image` counts.
-        """
-        return [visits for _ in self.parents], None
+    def back(self, visits: Visits, state: State) -> tuple[list[Visits], Tensor | None]:
+        """Visits of each parent, and the mass (K,) that leaked, or None if this layer passes everything on."""
+        return [visits], None
 
 
 @dataclass
@@ -206,23 +195,13 @@ class State:
 
     values: tuple[Tensor, ...] = ()
     shape: tuple[int, ...] = ()
-    lazy: tuple[Tensor, ...] = field(default=())
+    lazy: dict = field(default_factory=dict)
     out: tuple[int, ...] = ()
     """Shape of the call's value, without the image axis."""
-
-
-def shifted(U: Tensor) -> Tensor:
-    """U_hat = U - min(0, min U), the minimum over each image: U itself wherever a ReLU came before."""
-    least = U.flatten(1).amin(dim=1)
-    return U if bool((least >= 0).all()) else U - least.clamp(max=0).reshape(-1, *[1] * (U.dim() - 1))
-
-
-def _leaked(visits: Visits, inverse: Tensor) -> Tensor | None:
-    """Mass (K,) of P where Z leaks; None where it leaks nowhere, which is the usual case."""
-    leaks = inverse == 0
-    if not bool(leaks.any()):
-        return None
-    return (visits.P * visits.of(leaks)).flatten(1).sum(dim=1, dtype=torch.float64)
+    value: Tensor | None = None
+    """The call's value, where P may come with it as a factor."""
+    maps: SharedMaps | None = None
+    """The shared maps of this forward pass."""
 
 
 class Convolution(Rule):
@@ -235,57 +214,113 @@ class Convolution(Rule):
         self.weight, self.bias, self.signed = weight, bias, signed
         self.stride, self.dilation, self.groups = stride, dilation, groups
         left, right, top, bottom = (a + b for a, b in zip(pad, _four_sided(padding, weight, dilation)))
-        # Uneven padding is applied to U_hat itself, where the padded positions hold 0 and are cut off again.
-        even = left == right and top == bottom
-        self.padding = [top, left] if even else [0, 0]
-        self.pad = None if even else (left, right, top, bottom)
-        self.positive, self.negative = weight.clamp(min=0), weight.clamp(max=0) if signed else None
+        self.before, self.after = [top, left], [bottom, right]
+        self.grows = tuple(weight.shape[2:]) != (1, 1)
+        self._take_weights(weight)
 
-    def _padded(self, U: Tensor) -> Tensor:
-        return U if self.pad is None else F.pad(U, self.pad)
+    def _take_weights(self, weight: Tensor) -> None:
+        """W+ both ways round, and W- where negative inputs have walks of their own."""
+        self.positive = weight.clamp(min=0).contiguous(memory_format=layout(weight))
+        self.negative = weight.clamp(max=0) if self.signed else None
+        self.turned = turn(self.positive, self.groups)
+        self.most = self.positive.sum(dim=(1, 2, 3))
 
     def forward(self, execute, U):
-        geometry = [self.stride, self.padding, self.dilation, self.groups]
+        even = self.before == self.after
+        x = U if even else padded(U, self.before, self.after)
+        geometry = [self.stride, self.before if even else 0, self.dilation, self.groups]
         if _in_float32(U):
             bias = None if self.bias is None else self.bias.float()
-            V = F.conv2d(self._padded(U).float(), self.weight.float(), bias, *geometry).to(U.dtype)
-        else:
-            V = F.conv2d(self._padded(U), self.weight, self.bias, *geometry)
-        return V, State((U,))
+            return F.conv2d(x.float(), self.weight.float(), bias, *geometry).to(U.dtype), State((U,))
+        return F.conv2d(x, self.weight, self.bias, *geometry), State((U,))
 
-    def _prepare(self, U: Tensor) -> tuple[Tensor, ...]:
-        """1 / Z, and U_hat or the two signs of U."""
-        geometry = [self.stride, self.padding, self.dilation, self.groups]
-        if not self.signed or bool((U >= 0).all()):
-            U_hat = self._padded(shifted(U))
-            return torch.ops.prm.walk_normalizer(U_hat, self.positive, *geometry), U_hat
-        plus, minus = self._padded(U.clamp(min=0)), self._padded(U.clamp(max=0))
-        parts = [(plus, self.positive), (minus, self.negative)]
-        if _in_float32(U):
-            parts = [(part.float(), weight.float()) for part, weight in parts]
-        with torch.backends.cudnn.flags(enabled=False):  # as for the operator above
-            Z = sum(F.conv2d(part, weight, None, *geometry) for part, weight in parts)
-        sums = [part.abs().amax((1, 2, 3))[:, None] * weight.abs().sum((1, 2, 3)) for part, weight in parts]
-        floor = TINY * (sums[0] + sums[1])[:, :, None, None]
-        return torch.where(floor < Z, 1 / Z, 0).to(U.dtype), plus, minus
+    def back(self, visits, state):
+        (U,), maps, factors = state.values, state.maps, visits.factors
+        signed = self.signed and any(maps.least(U))
+        if factors not in state.lazy:
+            fill = partial(self._signed_ratio if signed else self._ratio, U, maps, factors)
+            state.lazy[factors] = Ratio((len(U), *state.out), U, fill)
+        ratio = state.lazy[factors]
+        ratio.touch(visits)
+        first, last = reach(visits, self.stride, self.before, self.dilation, self.weight.shape[2:], U.shape[2:])
+        to, size = windows(first, last, U.shape[2:])
+        image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
+        geometry = [self.stride, self.before, self.dilation, self.groups]
 
-    def back(self, visits, state, images):
-        if not state.lazy:
-            state.lazy = self._prepare(state.values[0])
-        inverse, *signs = (t[images] for t in state.lazy)
-        geometry = [self.stride, self.padding, self.dilation, self.groups]
-        P = sum(
-            torch.ops.prm.walk_conv2d(visits.P, visits.image, visits.origin, inverse, U, weight, *geometry)
-            for U, weight in zip(signs, (self.positive, self.negative))
-        )
-        _, whole = windows_below(
-            visits.P.shape, inverse.shape, signs[0].shape, self.weight.shape, self.stride, self.dilation
-        )
-        below = visits.with_(P, origin_below(visits, whole, self.stride, self.padding))
-        if self.pad is not None:
-            (H, W), (left, _, top, _) = state.values[0].shape[2:], self.pad
-            below = below.with_(P, below.origin - torch.tensor([top, left])).on(H, W, whole=tuple(whole))
-        return [below], _leaked(visits, inverse)
+        def walk(turned: Tensor, U: Shared) -> Visits:
+            G = torch.ops.prm.walk_conv2d(
+                visits.values, image, origin, ratio.tensor, turned, *geometry, target, list(size)
+            )
+            return Visits(G, first, last, to, visits.image, (U,), fresh=True)
+
+        leaked = ratio.leaked(visits)
+        if not signed:
+            return [walk(self.turned, maps.hat(U))], leaked
+        plus, minus = walk(self.turned, maps.positive(U)), walk(turn(self.negative, self.groups), maps.negative(U))
+        return [plus.plus(minus, U.shape[1:])], leaked
+
+    def _ratio(
+        self, U: Tensor, maps: SharedMaps, factors: tuple[Shared, ...], n: int, span: Span, out: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Into out, a region (1, C, h, w) of image n: the factors over Z. Answers where Z leaks, and the factors."""
+        above = product(factors, n, span)
+        values, padding = self._below(maps.hat(U), n, span)
+        floor = TINY * maps.most(U)[n : n + 1, None] * self.most
+        geometry = [self.stride, padding, self.dilation, self.groups]
+        return torch.ops.prm.walk_ratio(values, self.positive, floor, above, *geometry, out), above
+
+    def _signed_ratio(self, U, maps, factors, n, span, out):
+        """As `_ratio`, with Z = conv(U+, W+) + conv(U-, W-)."""
+        above = product(factors, n, span)
+        parts = [(maps.positive(U), self.positive), (maps.negative(U), self.negative)]
+        wide = torch.float32 if _in_float32(U) else U.dtype
+        Z = floor = 0
+        # As for the operator above.
+        with torch.backends.cudnn.flags(enabled=False):
+            for part, weight in parts:
+                values, padding = self._below(part, n, span)
+                Z = Z + F.conv2d(
+                    values.to(wide), weight.to(wide), None, self.stride, padding, self.dilation, self.groups
+                )
+                most = part.region(n, (slice(None), slice(None))).abs().amax()
+                floor = floor + TINY * most * weight.abs().sum((1, 2, 3))
+        leaks = Z <= floor[None, :, None, None]
+        out.copy_(((1 if above is None else above) / Z).masked_fill(leaks, 0))
+        return leaks, above
+
+    def _below(self, shared: Shared, n: int, span: Span) -> tuple[Tensor, list[int]]:
+        """What a region of the output is computed from, and the padding that it still needs."""
+        spans, before, after = [], [], []
+        reads = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:])]
+        for s, stride, pad, read, have in zip(span, self.stride, self.before, reads, shared.tensor.shape[2:]):
+            begin, end = s.start * stride - pad, (s.stop - 1) * stride - pad + read
+            first, last = min(max(begin, 0), have), min(max(end, 0), have)
+            spans.append(slice(first, last))
+            before.append(min(max(-begin, 0), end - begin))
+            after.append(end - begin - before[-1] - (last - first))
+        values = shared.region(n, tuple(spans))
+        return (values, before) if before == after else (padded(values, before, after), [0, 0])
+
+
+class Ratio(Computed):
+    """The map that P, or G, is multiplied by on its way into a convolution; what meets Z = 0 there is its `leaks`."""
+
+    def __init__(self, shape, like: Tensor, fill: Callable[[int, Span, Tensor], tuple[Tensor, Tensor | None]]):
+        super().__init__(shape, like, fill)
+        self.leaks = None
+
+    def _compute(self, n, span, out):
+        leaks, above = self._fill(n, span, out)
+        if bool(leaks.any()):
+            if self.leaks is None:
+                self.leaks = torch.zeros_like(self.tensor)
+            self.leaks[(slice(n, n + 1), slice(None), *span)] = leaks if above is None else above * leaks
+
+    def leaked(self, visits: Visits) -> Tensor | None:
+        """Mass (K,) of P where Z leaks; None where it leaks nowhere, which is the usual case."""
+        if self.leaks is None:
+            return None
+        return _mass((times(visits.values, Shared(self.leaks), visits.image, visits.origin),))
 
 
 class AveragePooling(Convolution):
@@ -297,7 +332,7 @@ class AveragePooling(Convolution):
 
     def forward(self, execute, U):
         self.groups = U.shape[1]
-        self.positive = U.new_ones((self.groups, *self.weight.shape[1:]))
+        self._take_weights(U.new_ones((self.groups, *self.weight.shape[1:])))
         return self.pool(U), State((U,))
 
 
@@ -305,7 +340,7 @@ class FixedWeights(Rule):
     """Adaptive average pooling, interpolation, mean over (H, W): fixed weights >= 0, given as the function `apply`
     (U, (rows, columns) of V) to V. `weights`: from U, the sum of each output's weights, of V's shape; None: 1."""
 
-    local = False
+    local = factored = False
 
     def __init__(self, source, apply: Callable[[Tensor, tuple[int, ...]], Tensor], weights=None):
         super().__init__(source)
@@ -314,24 +349,23 @@ class FixedWeights(Rule):
     def forward(self, execute, U):
         return execute(), State((U,))
 
-    def back(self, visits, state, images):
+    def back(self, visits, state):
         apply = lambda U: self.apply(U, state.out[1:])  # noqa: E731
         if not state.lazy:
-            U_hat = shifted(state.values[0])
+            U_hat = _shifted(state)
             Z = apply(U_hat)
             most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
             floor = TINY * most if self.weights is None else TINY * most * self.weights(U_hat)
-            state.lazy = (torch.where(Z > floor, 1 / Z, 0), U_hat)
-        inverse, U_hat = (t[images] for t in state.lazy)
-        q = visits.P * _rows(inverse, visits.image)
-        below = _transposed(apply, (len(q), *U_hat.shape[1:]), q) * _rows(U_hat, visits.image)
-        return [visits.with_(below)], _leaked(visits, inverse)
+            state.lazy = {"inverse": torch.where(Z > floor, 1 / Z, 0), "U_hat": U_hat}
+        inverse, U_hat = (rows(t, visits.image) for t in state.lazy.values())
+        below = _transposed(apply, (len(visits.values), *U_hat.shape[1:]), visits.values * inverse) * U_hat
+        return [Visits.whole(below, visits.image)], _mass((visits.values * (inverse == 0),))
 
 
 class Linear(Rule):
     """A linear layer over the last axis: Eqs. 4-5 without a neighbourhood."""
 
-    local = False
+    local = factored = False
 
     def __init__(self, source, weight):
         super().__init__(source)
@@ -340,22 +374,21 @@ class Linear(Rule):
     def forward(self, execute, U):
         return execute(), State((U,))
 
-    def back(self, visits, state, images):
+    def back(self, visits, state):
         if not state.lazy:
-            U_hat = shifted(state.values[0])
+            U_hat = _shifted(state)
             Z = U_hat @ self.positive.T
             floor = TINY * U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1)) * self.positive.sum(dim=1)
-            state.lazy = (torch.where(floor < Z, 1 / Z, 0), U_hat)
-        inverse, U_hat = (t[images] for t in state.lazy)
-        below = (visits.P * _rows(inverse, visits.image)) @ self.positive * _rows(U_hat, visits.image)
-        leaks = (visits.P * _rows(inverse == 0, visits.image)).flatten(1).sum(dim=1, dtype=torch.float64)
-        return [visits.with_(below)], leaks
+            state.lazy = {"inverse": torch.where(floor < Z, 1 / Z, 0), "U_hat": U_hat}
+        inverse, U_hat = (rows(t, visits.image) for t in state.lazy.values())
+        below = (visits.values * inverse) @ self.positive * U_hat
+        return [Visits.whole(below, visits.image)], _mass((visits.values * (inverse == 0),))
 
 
 class Selection(Rule):
     """Slice, chunk, split, permute: every output element is one input element, so P follows it and is 0 elsewhere."""
 
-    local = False
+    local = factored = False
 
     def __init__(self, source, apply: Callable[[Tensor], Tensor]):
         super().__init__(source)
@@ -369,8 +402,9 @@ class Selection(Rule):
             )
         return out, State(shape=tuple(U.shape[1:]))
 
-    def back(self, visits, state, images):
-        return [visits.with_(_transposed(self.apply, (len(visits.P), *state.shape), visits.P))], None
+    def back(self, visits, state):
+        below = _transposed(self.apply, (len(visits.values), *state.shape), visits.values)
+        return [Visits.whole(below, visits.image)], None
 
 
 class Reshape(Selection):
@@ -379,8 +413,8 @@ class Reshape(Selection):
     def __init__(self, source):
         super().__init__(source, lambda t: t)
 
-    def back(self, visits, state, images):
-        return [visits.with_(visits.P.reshape(len(visits.P), *state.shape))], None
+    def back(self, visits, state):
+        return [Visits.whole(visits.values.reshape(len(visits.values), *state.shape), visits.image)], None
 
 
 class MaxPool(Rule):
@@ -393,25 +427,53 @@ class MaxPool(Rule):
 
     def __init__(self, source, pool: Callable[[Tensor], tuple[Tensor, Tensor]], geometry=None):
         super().__init__(source)
-        self.pool, self.geometry, self.local = pool, geometry, geometry is not None
+        self.pool, self.geometry = pool, geometry
+        self.local = self.grows = geometry is not None and geometry[0][0] * geometry[0][1] <= TAPS
 
     def forward(self, execute, U):
         out, indices = self.pool(U)
-        return out, State((indices,), tuple(U.shape[1:]))
+        return out, State((U, indices), value=out)
 
-    def back(self, visits, state, images):
-        indices = state.values[0][images]
-        C, H, W = state.shape
-        kernel, stride, padding, dilation = self.geometry or ((H, W), (1, 1), (0, 0), (1, 1))
-        size, whole = windows_below(visits.P.shape, indices.shape, (1, C, H, W), (1, 1, *kernel), stride, dilation)
-        origin = origin_below(visits, whole, stride, padding)
-        rows, cols = (o[:, None, None, None].to(indices.device) for o in origin.unbind(1))
-        # Positions of the argmax within the window below; beyond the border P is 0 and any position will do.
-        indices = visits.of(indices)
-        place = (indices // W - rows).clamp(0, size[0] - 1) * size[1] + (indices % W - cols).clamp(0, size[1] - 1)
-        P = visits.P.flatten(2)
-        below = P.new_zeros((len(P), C, size[0] * size[1])).scatter_add_(2, place.expand_as(visits.P).flatten(2), P)
-        return [visits.with_(below.reshape(len(P), C, *size), origin)], None
+    def back(self, visits, state):
+        (U, indices), maps = state.values, state.maps
+        # The argmax holds the pooled value, so a factor that is the pooled map becomes the map itself.
+        visits = _handed_on(visits, maps.plain(state.value), maps.plain(U))
+        if self.local:
+            return [self._by_taps(visits, state)], None
+        visits = visits.dense()
+        below = visits.values.new_zeros((len(visits.values), state.values[0].shape[1], U.shape[2] * U.shape[3]))
+        where = rows(indices, visits.image).expand_as(visits.values).flatten(2)
+        below.scatter_add_(2, where, visits.values.flatten(2))
+        return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None
+
+    def _by_taps(self, visits: Visits, state: State) -> Visits:
+        """Each position of the pooling's window in turn: to it goes what has its argmax there."""
+        (U, indices), (kernel, stride, padding, dilation) = state.values, self.geometry
+        first, last = reach(visits, stride, padding, dilation, kernel, U.shape[2:])
+        origin, size = windows(first, last, U.shape[2:])
+        K, C, h, w = visits.values.shape
+        spans = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((h, w), stride, dilation, kernel)]
+        below = empty((K, C, *spans), visits.values).zero_()
+        for tap in np.ndindex(*kernel):
+            if tap not in state.lazy:
+                state.lazy[tap] = Computed(indices.shape, U, partial(self._meets, indices, U.shape, tap))
+            # Rows and columns of the map below that the tap visits, one for each of the windows'.
+            begins, lengths = (d * t for d, t in zip(dilation, tap)), ((n - 1) * s + 1 for n, s in zip((h, w), stride))
+            rows_, cols = (slice(b, b + length, s) for b, length, s in zip(begins, lengths, stride))
+            for k, n in enumerate(visits.image.tolist()):
+                meets = state.lazy[tap].region(n, visits.span(k))
+                below[k : k + 1, :, rows_, cols].addcmul_(visits.values[k : k + 1], meets)
+        begin = visits.origin * np.array(stride) - np.array(padding)
+        return Visits(placed(below, origin - begin, size), first, last, origin, visits.image, visits.factors, True)
+
+    def _meets(self, indices: Tensor, shape, tap: tuple[int, int], n: int, span: Span, out: Tensor) -> None:
+        """Into out: 1 where a region's argmax is this position of its window, else 0."""
+        _, stride, padding, dilation = self.geometry
+        row, col = (
+            torch.arange(s.start, s.stop, device=indices.device) * stride[i] - padding[i] + dilation[i] * tap[i]
+            for i, s in enumerate(span)
+        )
+        torch.eq(indices[(slice(n, n + 1), slice(None), *span)], row[:, None] * shape[3] + col, out=out)
 
 
 class Addition(Rule):
@@ -422,18 +484,33 @@ class Addition(Rule):
         self.alpha = alpha
 
     def forward(self, execute, a, b):
-        return execute(), State((a, b if self.alpha == 1 else self.alpha * b))
+        out = execute()
+        return out, State((a, b if self.alpha == 1 else self.alpha * b), value=out)
 
-    def back(self, visits, state, images):
-        if not state.lazy:
+    def back(self, visits, state):
+        (a, b), maps = state.values, state.maps
+        # If P comes with the sum's own positive part, it is 0 wherever neither summand is positive.
+        if a.dim() == 4 and a.shape == b.shape and maps.plain(state.value) in visits.factors:
+            plus, factors = (maps.positive(a), maps.positive(b)), visits.factors
+            if factors not in state.lazy:
+                state.lazy[factors] = Computed(a.shape, a, partial(self._share, factors, plus))
+            return [visits.with_(visits.values, (state.lazy[factors], x)) for x in plus], None
+        visits = visits.dense()
+        if "share" not in state.lazy:
             a, b = (v.clamp(min=0) for v in state.values)
             total = a + b
-            state.lazy = (torch.where(total > 0, a / total, 0.5),)
-        to_a = visits.P * visits.of(state.lazy[0][images])
+            state.lazy["share"] = Shared(torch.where(total > 0, a / total, 0.5))
+        to_a = times(visits.values, state.lazy["share"], visits.image, visits.origin)
         # The rest, not a second product, so that nothing is lost to rounding.
-        shares = [to_a, visits.P - to_a]
+        shares = [to_a, visits.values - to_a]
         shapes = [tuple(U.shape[1:]) for U in state.values]
         return [_summed_to(visits.with_(share), state, shape) for share, shape in zip(shares, shapes)], None
+
+    @staticmethod
+    def _share(factors, plus, n: int, span: Span, out: Tensor) -> None:
+        """Into out: the factors' product over the sum of the positive parts; 0 where both are 0."""
+        total = plus[0].region(n, span) + plus[1].region(n, span)
+        torch.div(product(factors, n, span), total.clamp_(min=torch.finfo(total.dtype).tiny), out=out)
 
 
 class Concatenation(Rule):
@@ -447,10 +524,16 @@ class Concatenation(Rule):
         out = execute()
         if self.dim % out.dim() == 0:
             raise NotImplementedError("a concatenation mixes the images of a batch")
-        return out, State(shape=tuple(u.shape[self.dim] for u in U))
+        return out, State(U, shape=tuple(u.shape[self.dim] for u in U), value=out)
 
-    def back(self, visits, state, images):
-        return [visits.with_(part) for part in visits.P.split(state.shape, dim=self.dim)], None
+    def back(self, visits, state):
+        whole = state.maps.plain(state.value)
+        kept = self.dim == 1 and whole in visits.factors
+        visits = _handed_on(visits, whole, whole) if kept else visits.dense()
+        parts = visits.values.split(state.shape, dim=self.dim)
+        if self.dim != 1:
+            return [Visits.whole(part, visits.image) for part in parts], None
+        return [visits.with_(p, (state.maps.plain(U),) if kept else ()) for p, U in zip(parts, state.values)], None
 
 
 class Scaling(Rule):
@@ -459,7 +542,7 @@ class Scaling(Rule):
     def forward(self, execute, U):
         return execute(), State(shape=tuple(U.shape[1:]))
 
-    def back(self, visits, state, images):
+    def back(self, visits, state):
         return [_summed_to(visits, state, state.shape)], None
 
 
@@ -499,7 +582,7 @@ class FoldedNorm(Rule):
 class Registered(Rule):
     """A rule of the user's, for a module at `path`; checked, since whatever it returns would look like an answer."""
 
-    local = False
+    local = factored = False
 
     def __init__(self, sources, function: Callable, module: nn.Module, path: str):
         super().__init__(*sources)
@@ -517,27 +600,28 @@ class Registered(Rule):
             raise ValueError(self._wrong("cannot be used: the module must return one tensor with a row for each image"))
         return out, State(U)
 
-    def back(self, visits, state, images):
-        U = [_rows(u[images], visits.image).expand(len(visits.P), *u.shape[1:]) for u in state.values]
-        entered = _mass((visits.P,))
-        below = self.function(self.module, visits.P, *U)
+    def back(self, visits, state):
+        P = visits.values
+        U = [rows(u, visits.image).expand(len(P), *u.shape[1:]) for u in state.values]
+        entered = _mass((P,))
+        below = self.function(self.module, P, *U)
         below = tuple(below) if isinstance(below, (tuple, list)) else (below,)
         if len(below) != len(U):
             raise ValueError(self._wrong(f"must return {len(U)} tensors, one for each input, not {len(below)}"))
-        for P, u in zip(below, U):
-            if not isinstance(P, Tensor) or P.shape != u.shape:
-                found = tuple(P.shape) if isinstance(P, Tensor) else type(P).__name__
+        for part, u in zip(below, U):
+            if not isinstance(part, Tensor) or part.shape != u.shape:
+                found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 wanted = tuple(u.shape)
                 raise ValueError(self._wrong(f"must return a tensor of its input's shape {wanted}, not {found}"))
-            if not bool((P >= 0).all()):
+            if not bool((part >= 0).all()):
                 raise ValueError(self._wrong("returned visits that are negative or not a number"))
         left = _mass(below)
-        rounding = torch.finfo(visits.P.dtype).eps ** 0.5
+        rounding = torch.finfo(P.dtype).eps ** 0.5
         if bool((left > entered * (1 + rounding)).any()):
             k = int((left - entered).argmax())
             raise ValueError(self._wrong(f"made mass grow, from {float(entered[k]):.6g} to {float(left[k]):.6g}"))
         leaked = (entered - left).clamp(min=0)
-        return [visits.with_(P.to(visits.P.dtype)) for P in below], leaked
+        return [Visits.whole(part.to(P.dtype), visits.image) for part in below], leaked
 
 
 REGISTERED: dict[type[nn.Module], Callable] = {}
@@ -586,14 +670,23 @@ def _summed_to(visits: Visits, state: State, shape: tuple[int, ...]) -> Visits:
     """Visits of an operand of `shape` that was repeated to the output's shape; windows only where it was not."""
     if shape == state.out:
         return visits
-    if len(state.out) == 3:
-        visits = visits.on(*state.out[1:], whole=(True, True))
-    return visits.with_(visits.P.sum_to_size(len(visits.P), *shape))
+    whole = visits.on_whole(state.out)
+    return Visits.whole(whole.values.sum_to_size(len(whole.values), *shape), whole.image)
 
 
-def _rows(per_image: Tensor, image: Tensor) -> Tensor:
-    """Each peak's own rows of a per-image tensor; broadcast instead of gathered where there is one image."""
-    return per_image if per_image.shape[0] == 1 else per_image[image]
+def _handed_on(visits: Visits, out: Shared, source: Shared) -> Visits:
+    """The visits with the factor `out` become `source`, the other factors multiplied in; P itself if they lack it."""
+    if out not in visits.factors:
+        return visits.dense()
+    others = tuple(f for f in visits.factors if f is not out)
+    return visits.with_(visits.times(others), (source,), visits.fresh or bool(others))
+
+
+def _shifted(state: State) -> Tensor:
+    """U_hat of the layer's input, all images."""
+    (U,) = state.values
+    least = state.maps.least(U)
+    return U - U.new_tensor(least).reshape(-1, *[1] * (U.dim() - 1)) if any(least) else U
 
 
 def _transposed(linear: Callable[[Tensor], Tensor], shape: tuple[int, ...], y: Tensor) -> Tensor:

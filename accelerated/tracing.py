@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -29,21 +30,25 @@ from .rules import (
     Scaling,
     Selection,
     State,
-    Visits,
+    layout,
     registered,
 )  # fmt: skip
+from .windows import SharedMaps, Visits
+
+MAPS_PER_PEAK = 4  # maps of the largest layer's size that a pass holds for every peak it carries
 
 
 class Walk:
     """A traced network and the rule of every call that P passes, from the output down to the image."""
 
     def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], constants: dict, rules: dict[fx.Node, Rule]):
-        self._graph, self._modules, self._constants, self._rules = graph, modules, constants, rules
-        self._image = next(node for node in graph.nodes if node.op == "placeholder")
-        self._output = _output(graph)
+        self._modules, self._constants, self._rules = modules, constants, rules
+        self.image = next(node for node in graph.nodes if node.op == "placeholder")
+        self.output = _output(graph)
+        self._down = [node for node in reversed(graph.nodes) if node in rules]
         # What the forward pass runs, each call with the values that it is the last to read, unless a rule kept them.
         self._calls: list[tuple[fx.Node, list[fx.Node]]] = []
-        needed = {self._output, self._image}
+        needed = {self.output, self.image}
         for node in reversed(graph.nodes):
             if node in needed and node not in constants:
                 rule = rules.get(node)
@@ -52,47 +57,88 @@ class Walk:
                 )
                 self._calls.insert(0, (node, [n for n in reads - needed if n not in constants]))
                 needed |= reads
+        # Where windows grow they are cut first; each place may drop its share of what the whole walk may.
+        growing = [node for node in self._down if rules[node].grows]
+        self._growing = {node: 1 / len(growing) for node in growing}
+        self._overwriting = {node for node in rules if self._may_overwrite(node)}
+
+    def _may_overwrite(self, node: fx.Node) -> bool:
+        """Whether a ReLU may overwrite its input: nobody else reads it, and no rule needs what it was."""
+        relu = isinstance(self._modules.get(node.target), nn.ReLU) if node.op == "call_module" else (
+            node.target in (F.relu, torch.relu, "relu"))  # fmt: skip
+        source = node
+        while relu:
+            (source,) = self._rules[source].parents
+            if len(source.users) != 1 or source is self.output:
+                return False
+            if not isinstance(self._rules.get(source), FoldedNorm):
+                return type(self._rules.get(source)) in (Convolution, Addition)
+        return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, State]]:
         """Class response maps and what the rules kept."""
-        env: dict[fx.Node, Any] = {**self._constants, self._image: images}
-        states = {self._image: State(out=tuple(images.shape[1:]))}
+        env: dict[fx.Node, Any] = {**self._constants, self.image: images}
+        maps = SharedMaps()
+        states = {self.image: State(out=tuple(images.shape[1:]))}
         for node, read_last in self._calls:
             execute = lambda node=node: _execute(node, env, self._modules)  # noqa: E731
-            if node in self._rules:
+            if node in self._overwriting:
+                env[node], states[node] = env[self._rules[node].parents[0]].relu_(), State()
+            elif node in self._rules:
                 rule = self._rules[node]
                 env[node], states[node] = rule.forward(execute, *(env[parent] for parent in rule.parents))
-                states[node].out = tuple(env[node].shape[1:])
-            elif node is not self._image:
+            elif node is not self.image:
                 env[node] = execute()
+            if node in self._rules:
+                states[node].out, states[node].maps = tuple(env[node].shape[1:]), maps
             for done in read_last:
                 del env[done]
-        return env[self._output], states
+        return env[self.output], states
 
-    def back(self, start: Visits, states: dict, images: slice) -> tuple[Visits, Tensor, int]:
-        """From visits at the top to visits of the images' pixels, with the leaked mass (K,) of each peak.
+    def back(
+        self, visits: Visits, states: dict, arrive: Callable[[np.ndarray, Visits, Tensor], None], memory: int,
+        epsilon: float = 0.0,
+    ) -> None:  # fmt: skip
+        """From visits of the output to visits of the images' pixels.
 
-        `images` are the images of this pass: those that `start.image` counts. The last answer is how many elements a
-        peak's largest window had.
+        arrive : called with the numbers of some peaks (k,), their visits of the pixels and the mass (2, k) that leaked
+            and that was dropped, until all have been given
+        memory : bytes that the maps of the peaks that go down together should not exceed
+        epsilon : most mass of a peak that may be dropped at its windows' ends
         """
-        visits, largest = {self._output: start}, 0
-        leaked = torch.zeros(len(start.P), dtype=torch.float64, device=start.P.device)
-        for node in reversed(self._graph.nodes):
-            if node not in self._rules or node not in visits:
+        lost = torch.zeros(2, len(visits.values), dtype=torch.float64, device=visits.values.device)
+        numbers = np.arange(len(visits.values))
+        self._descend(0, {self.output: visits}, numbers, lost, states, arrive, memory, epsilon)
+
+    def _descend(self, at: int, live: dict[fx.Node, Visits], peaks, lost, states, arrive, memory, epsilon) -> None:
+        """`back` from the call number `at`; windows grow on the way, and then fewer peaks go on together."""
+        for i in range(at, len(self._down)):
+            node = self._down[i]
+            if node not in live:
                 continue
-            rule, state, here = self._rules[node], states[node], visits.pop(node)
-            if not rule.local and len(state.out) == 3:
-                here = here.on(*state.out[1:], whole=(True, True))
-            below, lost = rule.back(here, state, images)
-            leaked = leaked if lost is None else leaked + lost
+            largest = max(v.values[0].numel() * v.values.element_size() for v in live.values())
+            together = max(1, memory // (MAPS_PER_PEAK * largest))
+            if together < len(peaks):
+                for first in range(0, len(peaks), together):
+                    some = slice(first, first + together)
+                    picked = {n: v.pick(some, states[n].out) for n, v in live.items()}
+                    self._descend(i, picked, peaks[some], lost[:, some], states, arrive, memory, epsilon)
+                return
+            rule, state, here = self._rules[node], states[node], live.pop(node)
+            if epsilon and node in self._growing:
+                here, dropped = here.truncated(epsilon * self._growing[node] / 4)
+                lost = lost + torch.stack([torch.zeros_like(dropped), dropped])
+            if not rule.local:
+                here = here.on_whole(state.out)
+            below, leaked = rule.back(here if rule.factored else here.dense(), state)
+            del here
+            if leaked is not None:
+                lost = lost + torch.stack([leaked, torch.zeros_like(leaked)])
             for parent, more in zip(rule.parents, below):
                 # Several consumers of one tensor: their contributions add up.
-                if parent in visits:
-                    more = visits[parent] + more
-                    more = more.on(*states[parent].out[1:]) if len(states[parent].out) == 3 else more
-                visits[parent] = more
-                largest = max(largest, more.P[0].numel())
-        return visits[self._image], leaked, largest
+                live[parent] = live[parent].plus(more, states[parent].out) if parent in live else more
+            del below, more
+        arrive(peaks, live[self.image], lost)
 
 
 class Tracer(fx.Tracer):
@@ -445,7 +491,7 @@ def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
         mean, var, gamma, beta, eps = b.norm(b.folded[node])
         scale = (1.0 if gamma is None else gamma.detach()) / torch.sqrt(var + eps)
         bias = (0.0 if beta is None else beta.detach()) + ((0.0 if bias is None else bias) - mean) * scale
-        weight = weight * scale[:, None, None, None]
+        weight = (weight * scale[:, None, None, None]).contiguous(memory_format=layout(weight))
     padding = padding if isinstance(padding, str) else _pair(padding)
     return Convolution(
         source, weight, bias, _pair(stride), padding, _pair(dilation), groups, pad, b.signed and b.sees_image(source)

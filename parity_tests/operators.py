@@ -493,7 +493,7 @@ def _truths(mask):
 # ---- the table, in the order of a port
 
 EXACT = {torch.float64: 0.0, torch.float32: 0.0}
-WALK = ("prm::walk_normalizer", "prm::walk_conv2d")
+WALK = ("prm::walk_ratio", "prm::walk_conv2d")
 _POOL = ("prm::peak_stimulation",)
 _POOL_BACKWARD = (*_POOL, "prm::peak_stimulation_backward")
 

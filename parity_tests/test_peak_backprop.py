@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prm.accelerated import PeakBackprop
-from prm.accelerated.rules import Visits
+from prm.accelerated.rules import turn
 from prm.parity_tests.architectures import StochasticDepth, stochastic_depth
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import BLOCKS, SmallCnn, randomise
@@ -475,24 +475,16 @@ def test_no_peaks_and_peaks_outside(device):
 DEEP = ["residual", "max", "concat", "strided", "dilated", "up", "halves"]
 
 
-def whole_maps(monkeypatch):
-    """Every peak carries whole maps from its start on, as if there were no windows."""
-    on = Visits.on
-    monkeypatch.setattr(Visits, "on", lambda self, height, width, whole=None: on(self, height, width, (True, True)))
-
-
 @pytest.mark.parametrize(
     "blocks", [DEEP[:2], DEEP[:5], ["padded", "max_ceil", "max_dilated"], ["strided", "strided", "residual"], DEEP]
 )
-def test_windows_change_nothing(blocks, monkeypatch, device):
+def test_windows_change_nothing(blocks, device):
     module = SmallCnn(blocks, 6).double().to(device)
     images = pictures(70, 90).to(device)
     run = PeakBackprop(module).prepare(images)
     peaks = some_peaks(run.maps, count=8).to(device)
     windowed = run.prms(peaks)
-    with monkeypatch.context() as patch:
-        whole_maps(patch)
-        whole = PeakBackprop(module).prepare(images).prms(peaks)
+    whole = PeakBackprop(module, windows=False).prepare(images).prms(peaks)
     assert_close(windowed.prms, whole.prms, torch.float64, "windows against whole maps")
     assert_close(windowed.leaked, whole.leaked, torch.float64, "leaked")
 
@@ -745,21 +737,32 @@ def test_non_finite_maps_are_named():
 # ---- the operators
 
 
-def test_normalizer_is_a_proper_operator(device):
+@pytest.mark.parametrize("with_above", [False, True])
+def test_ratio_is_a_proper_operator(with_above, device):
     draw = torch.Generator().manual_seed(0)
     U, W = torch.rand(2, 4, 7, 8, generator=draw).to(device), torch.rand(6, 2, 3, 3, generator=draw).to(device)
-    torch.library.opcheck(torch.ops.prm.walk_normalizer.default, (U, W, [2, 1], [1, 0], [1, 2], 2))
+    above = torch.rand(2, 6, 4, 4, generator=draw).to(device) if with_above else None
+    out = torch.empty(2, 6, 4, 4, device=device)
+    arguments = (U, W, torch.ones(2, 6, device=device), above, [2, 1], [1, 0], [1, 2], 2, out)
+    torch.library.opcheck(torch.ops.prm.walk_ratio.default, arguments)
 
 
-@pytest.mark.parametrize("windows", [False, True])
-def test_walk_through_a_convolution_is_a_proper_operator(windows, device):
+@pytest.mark.parametrize(("to", "size"), [([[-1, 0]] * 3, (7, 7)), ([[0, 0], [5, 2], [9, 4]], (5, 6))])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_walk_through_a_convolution_is_a_proper_operator(to, size, groups, device):
     draw = torch.Generator().manual_seed(0)
-    U, W = torch.rand(2, 4, 21, 22, generator=draw).to(device), torch.rand(6, 2, 3, 3, generator=draw).to(device)
-    geometry = ([2, 1], [1, 0], [1, 2], 2)
-    inverse = torch.ops.prm.walk_normalizer(U, W, *geometry)
-    image, origin = torch.tensor([0, 1, 1], device=device), torch.zeros(3, 2, dtype=torch.int64)
-    size = inverse.shape[2:]
-    if windows:
-        origin, size = torch.tensor([[0, 0], [3, 2], [inverse.shape[2] - 2, inverse.shape[3] - 3]]), (2, 3)
-    P = torch.rand(3, 6, *size, generator=draw).to(device)
-    torch.library.opcheck(torch.ops.prm.walk_conv2d.default, (P, image, origin, inverse, U, W, *geometry))
+    ratio, W = torch.rand(2, 6, 21, 22, generator=draw).to(device), torch.rand(6, 2, 3, 3, generator=draw).to(device)
+    image, origin, to = torch.tensor([0, 1, 1]), torch.tensor([[0, 0], [3, 2], [5, 3]]), torch.tensor(to)
+    G = torch.rand(3, 6, 3, 4, generator=draw).to(device)
+    geometry = ([2, 2], [1, 0], [1, 1], groups)
+    arguments = (G, image, origin, ratio, turn(W, groups), *geometry, to, size)
+    torch.library.opcheck(torch.ops.prm.walk_conv2d.default, arguments)
+    # the same on whole maps: what lies in the windows, and nothing else arrives there
+    found = torch.ops.prm.walk_conv2d(*arguments)
+    for k in range(3):
+        (i, j), (a, b) = origin[k].tolist(), to[k].tolist()
+        whole = torch.zeros(1, 6, 21, 22, device=device)
+        whole[0, :, i : i + 3, j : j + 4] = G[k] * ratio[image[k], :, i : i + 3, j : j + 4]
+        below = F.pad(F.conv_transpose2d(whole, W, None, 2, 0, 0, groups), (9, 9, 9, 9))  # its first row is row -1
+        expected = below[0, :, a + 10 : a + 10 + size[0], b + 9 : b + 9 + size[1]]
+        assert_close(found[k], expected, torch.float32, f"window of peak {k}")

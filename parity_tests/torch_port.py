@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prm.accelerated import PeakBackprop, peak_stimulation
 from prm.accelerated import retrieval as fast
 from prm.accelerated.retrieval import Proposals
-from prm.accelerated.rules import Visits
 from prm.accelerated.tracing import walk_plan
+from prm.accelerated.windows import Visits
 from prm.parity_tests.tolerances import as_array
 
 
@@ -91,9 +91,10 @@ class TorchPort:
             V, states = plan.forward(x)
             if V.shape[1:] != P.shape:
                 raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape)}")
-            visits, leaked, _ = plan.back(_parted(P), states, slice(0, 2))
-            visits = visits.on(*x.shape[2:], whole=(True, True)) if x.dim() == 4 else visits
-        return as_array(visits.P).sum(axis=0), float(leaked.sum())
+            arrived = []
+            plan.back(_parted(P), states, lambda k, *found: arrived.append(found), memory=2**14)
+        P_x = sum(as_array(visits.on_whole(tuple(x.shape[1:])).P).sum(axis=0) for visits, _ in arrived)
+        return P_x, float(sum(leaked.sum() for _, (leaked, _) in arrived))
 
     def _one(self, layer, P, U, return_leak, signed=False):
         (P_U,), leaked = self._back(layer, P, U, signed=signed)
@@ -248,15 +249,15 @@ IN_FLOAT32 = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
 
 def _parted(P):
     """Visits P (C, h, w) of image 1 as four peaks, each in a window of its own; now and then whole, as all else is."""
-    image, origin = torch.ones(1, dtype=torch.int64, device=P.device), torch.zeros(1, 2, dtype=torch.int64)
+    image = np.ones(4, np.int64)
     if P.dim() != 3 or min(P.shape[1:]) < 2 or int((P > 0).sum()) % 3 == 0:
-        return Visits(P[None], origin, image)
-    (h, w), left, windows = ((n + 1) // 2 for n in P.shape[1:]), P.clone(), []
-    origins = [(i, j) for i in (0, P.shape[1] - h) for j in (0, P.shape[2] - w)]
-    for i, j in origins:
-        windows.append(left[:, i : i + h, j : j + w].clone())
+        return Visits.whole(P[None], image[:1])
+    (h, w), left, values = ((n + 1) // 2 for n in P.shape[1:]), P.clone(), []
+    origin = np.array([(i, j) for i in (0, P.shape[1] - h) for j in (0, P.shape[2] - w)])
+    for i, j in origin.tolist():
+        values.append(left[:, i : i + h, j : j + w].clone())
         left[:, i : i + h, j : j + w] = 0
-    return Visits(torch.stack(windows), torch.tensor(origins), image.expand(4))
+    return Visits(torch.stack(values), origin, origin + np.array([h, w]), origin, image)
 
 
 class Recorder(TorchDispatchMode):

@@ -1,0 +1,371 @@
+"""Where P is: the windows that peaks' receptive fields reach, and the maps of an image that all its peaks share.
+
+P is zero outside a peak's receptive field, so each peak carries only the window of every map that its field reaches,
+cut off at the map's border. Peaks that go down together have windows of one size. What P is multiplied by, the
+activations and the ratios of Eq. 5, belongs to the image and not to the peak: it is computed where windows lie, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
+TILES = 8  # along the longer side of a map, of which those are computed that windows touch
+Span = tuple[slice, slice]  # rows and columns
+
+
+# ----------------------------------------------------------------------------------------------------- shared maps
+
+
+class Shared:
+    """A map of each image (N, C, H, W): a tensor, or a `part` of it that is taken where it is read.
+
+    `part` (values, image number) -> values, elementwise.
+    """
+
+    def __init__(self, tensor: Tensor, part: Callable[[Tensor, int], Tensor] | None = None):
+        self.tensor, self.part = tensor, part
+
+    def region(self, n: int, span: Span) -> Tensor:
+        """(1, C, h, w) of image n; a view where it can be."""
+        view = self.tensor[(slice(n, n + 1), slice(None), *span)]
+        return view if self.part is None else self.part(view, n)
+
+    def rows(self, image: np.ndarray) -> Tensor:
+        """The whole maps of images (K,): (K, ...), or (1, ...) to broadcast where there is one image."""
+        if self.part is None:
+            return rows(self.tensor, image)
+        return torch.cat([self.part(self.tensor[n : n + 1], n) for n in _numbers(self.tensor, image)])
+
+
+class Computed(Shared):
+    """A map that is computed by tiles, each when a window first touches it.
+
+    `fill` (image number, rows and columns, out) writes a region into out (1, C, h, w); shape (N, C, H, W), `like` gives
+    dtype and layout.
+    """
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor, fill: Callable[[int, Span, Tensor], Any]):
+        super().__init__(empty(shape, like))
+        self._fill = fill
+        self._tile = max(8, -(-max(shape[2:]) // TILES))
+        self._done = np.zeros((shape[0], *(-(-s // self._tile) for s in shape[2:])), bool)
+
+    def region(self, n: int, span: Span) -> Tensor:
+        tiles = tuple(slice(s.start // self._tile, -(-s.stop // self._tile)) for s in span)
+        done = self._done[(n, *tiles)]
+        if not done.all():
+            for rows_, cols in _rectangles(~done):
+                self._by_bands(n, *(slice(s.start + t.start, s.stop + t.start) for s, t in zip((rows_, cols), tiles)))
+            done[:] = True
+        return super().region(n, span)
+
+    def touch(self, visits: Visits) -> None:
+        """Compute what the windows of visits read."""
+        for k, n in enumerate(visits.image.tolist()):
+            self.region(n, visits.span(k))
+
+    def rows(self, image: np.ndarray) -> Tensor:
+        for n in _numbers(self.tensor, image):
+            self.region(n, tuple(slice(0, s) for s in self.tensor.shape[2:]))
+        return super().rows(image)
+
+    def _by_bands(self, n: int, tile_rows: slice, tile_cols: slice) -> None:
+        """Band by band, so that what is computed on the way stays in the cache."""
+        height, width = self.tensor.shape[2:]
+        first, last = tile_rows.start * self._tile, min(tile_rows.stop * self._tile, height)
+        cols = slice(tile_cols.start * self._tile, min(tile_cols.stop * self._tile, width))
+        step = max(1, BAND // (self.tensor.shape[1] * (cols.stop - cols.start)))
+        for top in range(first, last, step):
+            span = slice(top, min(top + step, last)), cols
+            self._compute(n, span, self.tensor[(slice(n, n + 1), slice(None), *span)])
+
+    def _compute(self, n: int, span: Span, out: Tensor) -> None:
+        self._fill(n, span, out)
+
+
+def _rectangles(missing: np.ndarray) -> list[Span]:
+    """Rectangles that cover the True cells of a small grid, each once: equal runs of successive rows are joined."""
+    found: list[list[slice]] = []
+    for i, row in enumerate(missing):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(np.int8)))
+        for first, last in edges.reshape(-1, 2).tolist():
+            cols = slice(first, last)
+            above = next((r for r in found if r[0].stop == i and r[1] == cols), None)
+            if above is None:
+                found.append([slice(i, i + 1), cols])
+            else:
+                above[0] = slice(above[0].start, i + 1)
+    return [(r, c) for r, c in found]
+
+
+def rows(per_image: Tensor, image: np.ndarray) -> Tensor:
+    """Each peak's own rows of a per-image tensor; broadcast instead of gathered where there is one image."""
+    return per_image if per_image.shape[0] == 1 else per_image[torch.from_numpy(image).to(per_image.device)]
+
+
+def _numbers(per_image: Tensor, image: np.ndarray) -> list[int]:
+    """The rows of `rows`."""
+    return [0] if per_image.shape[0] == 1 else image.tolist()
+
+
+class SharedMaps:
+    """The shared maps of one forward pass, one object for each tensor and use: equal factors are the same object."""
+
+    def __init__(self):
+        self._kept: dict[tuple[int, str], object] = {}
+
+    def _once(self, U: Tensor, use: str, make: Callable[[], object]):
+        if (id(U), use) not in self._kept:
+            self._kept[id(U), use] = U, make()  # with the tensor, so that its id is not given to another
+        return self._kept[id(U), use][1]
+
+    def least(self, U: Tensor) -> list[float]:
+        """min(0, min U) of each image."""
+        # Not flatten(1), which copies maps whose channels lie last.
+        return self._once(U, "least", lambda: U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0).tolist())
+
+    def most(self, U: Tensor) -> Tensor:
+        """max U_hat of each image, (N,)."""
+        return self._once(U, "most", lambda: U.amax(dim=tuple(range(1, U.dim()))) - U.new_tensor(self.least(U)))
+
+    def plain(self, U: Tensor) -> Shared:
+        """The tensor itself."""
+        return self._once(U, "plain", lambda: Shared(U))
+
+    def hat(self, U: Tensor) -> Shared:
+        """U_hat = U - min(0, min U), the minimum over each image: U itself wherever a ReLU came before."""
+        least = self.least(U)
+        if not any(least):
+            return self.plain(U)
+        return self._once(U, "hat", lambda: Shared(U, lambda values, n: values - least[n]))
+
+    def positive(self, U: Tensor) -> Shared:
+        """max(U, 0)."""
+        if not any(self.least(U)):
+            return self.plain(U)
+        return self._once(U, "positive", lambda: Shared(U, lambda values, n: values.clamp(min=0)))
+
+    def negative(self, U: Tensor) -> Shared:
+        """min(U, 0)."""
+        return self._once(U, "negative", lambda: Shared(U, lambda values, n: values.clamp(max=0)))
+
+
+# --------------------------------------------------------------------------------------------------------- windows
+
+
+@dataclass
+class Visits:
+    """P of K peaks on windows of one layer's map: `values` times the product of the shared `factors`.
+
+    values : (K, C, h, w); tensors without rows and columns, (K, F), have no windows
+    first, last : (K, 2) int64, row and column of the first and one past the last element that may be visited; values
+        are zero elsewhere
+    origin : (K, 2) int64, of each window's first element; windows lie inside the map
+    image : (K,) int64, each peak's image
+    fresh : nobody else holds `values`, so they may be overwritten
+    """
+
+    values: Tensor
+    first: np.ndarray
+    last: np.ndarray
+    origin: np.ndarray
+    image: np.ndarray
+    factors: tuple[Shared, ...] = ()
+    fresh: bool = False
+
+    @classmethod
+    def whole(cls, P: Tensor, image: np.ndarray) -> Visits:
+        """P (K, ...) on whole maps."""
+        zero = np.zeros((len(P), 2), np.int64)
+        size = P.shape[2:] if P.dim() == 4 else (0, 0)
+        return cls(P, zero, zero + np.array(size), zero, image)
+
+    def with_(self, values: Tensor, factors: tuple[Shared, ...] | None = None, fresh: bool = False) -> Visits:
+        """The same windows with other values."""
+        factors = self.factors if factors is None else factors
+        return Visits(values, self.first, self.last, self.origin, self.image, factors, fresh)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.values.shape[-2:])
+
+    @property
+    def P(self) -> Tensor:
+        """Probabilities, (K, C, h, w)."""
+        return self.times(self.factors)
+
+    def dense(self) -> Visits:
+        """The same without factors."""
+        return self.with_(self.P, (), self.fresh or bool(self.factors)) if self.factors else self
+
+    def times(self, factors: tuple[Shared, ...]) -> Tensor:
+        """values times shared maps."""
+        values = self.values
+        for shared in factors:
+            values = times(values, shared, self.image, self.origin)
+        return values
+
+    def span(self, k: int) -> Span:
+        """Peak k's window of the map."""
+        return window(self.origin[k], self.size)
+
+    def pick(self, which: slice, shape: tuple[int, ...]) -> Visits:
+        """Some of the peaks, on windows no larger than they need; `shape` (C, H, W) of the map."""
+        parts = (self.values, self.first, self.last, self.origin, self.image)
+        some = Visits(*(part[which] for part in parts), self.factors)
+        if self.values.dim() != 4:
+            return some
+        origin, size = windows(some.first, some.last, shape[1:])
+        return some.moved(origin, size)
+
+    def moved(self, origin: np.ndarray, size: tuple[int, int]) -> Visits:
+        """The same visits on other windows, which hold first to last."""
+        if size == self.size and np.array_equal(origin, self.origin):
+            return self
+        values = placed(self.values, origin - self.origin, size)
+        return Visits(values, self.first, self.last, origin, self.image, self.factors, self.fresh)
+
+    def on_whole(self, shape: tuple[int, ...]) -> Visits:
+        """P on whole maps of `shape` (C, H, W), without factors."""
+        if self.values.dim() != 4 or len(shape) != 3:
+            return self.dense()
+        dense = self.dense().moved(np.zeros_like(self.origin), tuple(shape[1:]))
+        return Visits.whole(dense.values, self.image)
+
+    def truncated(self, allowed: float) -> tuple[Visits, Tensor]:
+        """Windows without the rows and columns at their four ends that hold at most `allowed` of P, at each end,
+        and the mass (K,) float64 that was dropped.
+
+        With less P everywhere, or more allowed, nothing is kept that otherwise would not be.
+        """
+        mass = self.P.sum(dim=1).double().cpu().numpy()
+        first, last, kept = self.first.copy(), self.last.copy(), np.empty(len(mass))
+        for k, one in enumerate(mass):
+            for axis in (0, 1):
+                along = one.sum(axis=1 - axis)
+                begin = min(int((along.cumsum() <= allowed).sum()), len(along) - 1)
+                end = max(len(along) - int((along[::-1].cumsum() <= allowed).sum()), begin + 1)
+                first[k, axis] = max(first[k, axis], self.origin[k, axis] + begin)
+                last[k, axis] = min(last[k, axis], self.origin[k, axis] + end)
+            kept[k] = one[window(first[k] - self.origin[k], last[k] - first[k])].sum()
+        dropped = torch.from_numpy(mass.sum(axis=(1, 2)) - kept).to(self.values.device).clamp(min=0)
+        size = tuple((last - first).max(axis=0).tolist())
+        if len(mass) == 1:
+            values = placed(self.values, first - self.origin, size)
+            return Visits(values, first, last, first, self.image, self.factors, self.fresh), dropped
+        origin = np.minimum(first, self.origin + np.array(self.size) - size)
+        values = empty((*self.values.shape[:2], *size), self.values).zero_()
+        for k in range(len(mass)):
+            length = last[k] - first[k]
+            here, there = (window(first[k] - o[k], length) for o in (origin, self.origin))
+            values[(k, slice(None), *here)] = self.values[(k, slice(None), *there)]
+        return Visits(values, first, last, origin, self.image, self.factors, fresh=True), dropped
+
+    def plus(self, other: Visits, shape: tuple[int, ...]) -> Visits:
+        """The sum of two contributions to one tensor of `shape`, on windows that hold both."""
+        common = tuple(f for f in self.factors if f in other.factors)
+        a, b = (self, other) if self.values.numel() >= other.values.numel() else (other, self)
+        more, rest = (tuple(f for f in v.factors if f not in common) for v in (a, b))
+        values = a.times(more)
+        if values.dim() != 4:
+            return a.with_(values + b.times(rest), common)
+        first, last = np.minimum(a.first, b.first), np.maximum(a.last, b.last)
+        origin, size = windows(first, last, shape[1:])
+        if size != a.size or not np.array_equal(origin, a.origin):
+            values = placed(values, origin - a.origin, size)
+        elif not (a.fresh or more):
+            values = values.clone()
+        add_windows(values, b.origin - origin, b, rest)
+        return Visits(values, first, last, origin, self.image, common, fresh=True)
+
+
+def windows(first: np.ndarray, last: np.ndarray, shape) -> tuple[np.ndarray, tuple[int, int]]:
+    """Windows of one size, inside a map of `shape` (H, W), that hold first to last of each peak: origins and size."""
+    size = (last - first).max(axis=0)
+    return np.minimum(first, np.array(shape) - size), tuple(size.tolist())
+
+
+def window(origin: np.ndarray, size) -> Span:
+    """Rows and columns of a window."""
+    return tuple(slice(o, o + s) for o, s in zip(origin.tolist(), size))
+
+
+def times(values: Tensor, shared: Shared, image: np.ndarray, origin: np.ndarray) -> Tensor:
+    """values (K, C, h, w) times each peak's window of a shared map; (K, F) times each peak's row."""
+    if values.dim() != 4:
+        return values * shared.rows(image)
+    if len(values) == 1:
+        return values * shared.region(int(image[0]), window(origin[0], values.shape[2:]))
+    out = torch.empty_like(values)
+    for k, n in enumerate(image.tolist()):
+        region = shared.region(n, window(origin[k], values.shape[2:]))
+        torch.mul(values[k : k + 1], region, out=out[k : k + 1])
+    return out
+
+
+def placed(values: Tensor, offset: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Windows of `size` that begin `offset` (K, 2) inside of windows `values` (K, C, h, w), zero beyond them.
+
+    A view where one will do.
+    """
+    have = values.shape[2:]
+    if (offset == offset[0]).all() and (offset[0] >= 0).all() and (offset[0] + size <= have).all():
+        return values[(slice(None), slice(None), *window(offset[0], size))]
+    out = empty((*values.shape[:2], *size), values).zero_()
+    for k, start in enumerate(offset.tolist()):
+        cuts = [_overlap(o, s, h) for o, s, h in zip(start, size, have)]
+        out[(k, slice(None), *(here for here, _ in cuts))] = values[(k, slice(None), *(there for _, there in cuts))]
+    return out
+
+
+def add_windows(held: Tensor, offset: np.ndarray, visits: Visits, factors: tuple[Shared, ...]) -> None:
+    """Add visits, times shared maps, to windows that hold theirs, in place."""
+    for k, start in enumerate(offset.tolist()):
+        cuts = [_overlap(-o, s, h) for o, s, h in zip(start, held.shape[2:], visits.size)]
+        here = held[(slice(k, k + 1), slice(None), *(c for c, _ in cuts))]
+        one = slice(k, k + 1)
+        values = visits.values[(one, slice(None), *(c for _, c in cuts))]
+        span = tuple(slice(o + c.start, o + c.stop) for o, (_, c) in zip(visits.origin[k].tolist(), cuts))
+        regions = [f.region(int(visits.image[k]), span) for f in factors]
+        for region in regions[1:]:
+            values = values * region
+        if regions:
+            here.addcmul_(values, regions[0])
+        else:
+            here.add_(values)
+
+
+def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised tensor of `shape` (N, C, H, W), in memory as `like` is."""
+    last = like.dim() == 4 and like.stride(1) == 1
+    layout = torch.channels_last if last and len(shape) == 4 else torch.contiguous_format
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _overlap(offset: int, length: int, have: int) -> Span:
+    """Where a window of `length` that begins at `offset` of `have` elements meets them: in the window, and in them."""
+    first, last = max(offset, 0), min(offset + length, have)
+    last = max(first, last)
+    return slice(first - offset, last - offset), slice(first, last)
+
+
+def product(factors: tuple[Shared, ...], n: int, span: Span) -> Tensor | None:
+    """The product of shared maps on a region, (1, C, h, w); None for none."""
+    values = None
+    for shared in factors:
+        region = shared.region(n, span)
+        values = region if values is None else values * region
+    return values
+
+
+def padded(values: Tensor, before: list[int], after: list[int]) -> Tensor:
+    """Rows and columns of zeros around (N, C, h, w)."""
+    return F.pad(values, (before[1], after[1], before[0], after[0])) if any(before) or any(after) else values
