@@ -64,10 +64,9 @@ class Walk:
 
     def _may_overwrite(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: nobody else reads it, and no rule needs what it was."""
-        relu = isinstance(self._modules.get(node.target), nn.ReLU) if node.op == "call_module" else (
-            node.target in (F.relu, torch.relu, "relu"))  # fmt: skip
+        called = type(self._modules[node.target]) if node.op == "call_module" else node.target
         source = node
-        while relu:
+        while type(self._rules[node]) is Rule and called in (nn.ReLU, F.relu, torch.relu, "relu"):
             (source,) = self._rules[source].parents
             if len(source.users) != 1 or source is self.output:
                 return False
