@@ -1,5 +1,10 @@
 """Eq. 6 and suppression on run-length encoded masks: equal to the oracle on dense ones, and to cases worked by hand."""
 
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from hypothesis import strategies as st
 
 from prm import InputError
 from prm.accelerated import retrieval as fast
+from prm.accelerated import run_kernels, runs
 from prm.accelerated.retrieval import Proposals
 from prm.parity_tests.tolerances import assert_close, assert_equal
 from prm.reference import retrieval as oracle
@@ -28,6 +34,26 @@ def mask_stacks(draw, min_count=0, max_count=5, shape=None):
 
 def encoded(masks, device):
     return Proposals.from_masks(torch.from_numpy(masks).to(device))
+
+
+OPERATORS = runs.run_sums, runs.run_contours, runs.run_resize, runs.run_intersections
+
+
+@contextmanager
+def torch_code():
+    """The operators' torch code, on a CPU as well."""
+    with ExitStack() as stack:
+        for operator in OPERATORS:
+            stack.enter_context(operator.set_kernel_enabled("cpu", False))
+        yield
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
 
 
 def exact_prm(rng, shape):
@@ -51,7 +77,7 @@ def test_encoding_and_areas(device, masks):
     assert_equal(twice.masks(), np.concatenate([masks, masks[::-1]]), "concatenated masks")
 
 
-@given(mask_stacks(), st.sampled_from([1, 3, 5, 9]))
+@given(mask_stacks(), st.sampled_from([1, 3, 5, 9, 99]))
 def test_contours(device, masks, width):
     expected = np.array([oracle.contour(mask, width) for mask in masks]).reshape(masks.shape)
     assert_equal(encoded(masks, device).contours(width).masks(), expected, "contours")
@@ -64,6 +90,15 @@ def test_resizing(device, masks, height, width):
     assert_equal(resized.masks(), expected.reshape(-1, height, width), "resized masks")
 
 
+def test_answers_of_many_more_runs_than_the_masks(device):
+    masks = np.zeros((2, 60, 60), bool)
+    masks[0, ::6, ::6], masks[1, 0, ::2] = True, True
+    contours = np.array([oracle.contour(mask, 3) for mask in masks])
+    assert_equal(encoded(masks, device).contours(3).masks(), contours, "contours")
+    enlarged = np.array([oracle.resize_nearest(mask, (300, 60)) for mask in masks])
+    assert_equal(encoded(masks, device).resized(300, 60).masks(), enlarged, "resized masks")
+
+
 @given(st.data(), SIDES, SIDES)
 def test_ious(device, data, height, width):
     some = data.draw(mask_stacks(shape=(height, width)))
@@ -72,17 +107,57 @@ def test_ious(device, data, height, width):
     assert_close(encoded(some, device).ious(encoded(others, device)), expected, torch.float64, "IoU")
 
 
-def test_chunks_change_nothing(device, monkeypatch):
+def everything(masks, others, maps, width, shape):
+    """All that is computed from runs: starts, ends, offsets of contours and resized masks; intersections; sums."""
+    resized, contours = masks.resized(*shape), masks.contours(width)
+    made = [part for whole in (contours, resized) for part in (whole.starts, whole.ends, whole.offsets)]
+    return [*made, masks.ious(), masks.ious(others), run_sums(maps, masks)]
+
+
+def in_pieces(masks, rng):
+    """The same masks, some of their runs cut in two that touch."""
+    cuts = [(int(s), int(rng.integers(s, e)), int(e)) for s, e in zip(masks.starts, masks.ends)]
+    parts = [[(s, c), (c, e)] if s < c else [(s, e)] for s, c, e in cuts]
+    counts = [sum(map(len, parts[a:b])) for a, b in zip(masks.offsets, masks.offsets[1:])]
+    starts, ends = torch.tensor([run for part in parts for run in part], dtype=torch.int64).reshape(-1, 2).T
+    return Proposals(masks.height, masks.width, starts, ends, torch.tensor([0, *np.cumsum(counts)], dtype=torch.int64))
+
+
+@given(st.data(), SIDES, SIDES, SIDES, SIDES, st.sampled_from([1, 3, 5, 99]), st.integers(0, 10))
+def test_loops_and_torch_code_agree(data, height, width, new_height, new_width, square, count):
+    some, others = (data.draw(mask_stacks(shape=(height, width))) for _ in range(2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    maps = torch.from_numpy(rng.random((count, height * width)))
+    for masks in (encoded(some, "cpu"), in_pieces(encoded(some, "cpu"), rng)):
+        arguments = masks, encoded(others, "cpu"), maps, square, (new_height, new_width)
+        found = everything(*arguments)
+        with torch_code():
+            expected = everything(*arguments)
+        for mine, theirs in zip(found[:-1], expected[:-1]):
+            assert_equal(mine, theirs, "runs and overlaps")
+        assert_close(found[-1], expected[-1].numpy(), torch.float64, "sums")
+
+
+@pytest.mark.parametrize("code", [ExitStack, torch_code])
+def test_chunks_and_threads_change_nothing(device, monkeypatch, three_threads, code):
     rng = np.random.default_rng(0)
-    masks = rng.random((9, 7, 11)) < 0.5
-    runs, maps = encoded(masks, device), torch.rand(6, 77, device=device)
-    whole = runs.contours().masks(), runs.resized(9, 4).masks(), runs.ious(), run_sums(maps, runs)
-    monkeypatch.setattr(fast, "_CHUNK", 100)
-    monkeypatch.setattr(fast, "_CACHE", 100)
-    pieces = encoded(masks, device)
-    parts = pieces.contours().masks(), pieces.resized(9, 4).masks(), pieces.ious(), run_sums(maps, pieces)
-    for part, expected in zip(parts, whole):
-        assert_equal(part, expected, "in chunks")
+    masks = encoded(rng.random((64, 35, 43)) < 0.5, device)
+    maps = torch.rand(20, 35 * 43, device=device, dtype=torch.float64)
+    with code():
+        whole = everything(masks, masks.select([5, 0]), maps, 3, (40, 31))
+        torch.set_num_threads(1)
+        for module, name, value in ((runs, "_CHUNK", 3000), (runs, "_MAPS", 3), (fast, "_CHUNK", 3000)):
+            monkeypatch.setattr(module, name, value)
+        for part, expected in zip(everything(masks, masks.select([5, 0]), maps, 3, (40, 31)), whole):
+            assert_equal(part, expected, "in chunks")
+
+
+def test_kernels_compile_where_nothing_can_be_kept():
+    space = {}
+    exec("def successor(x):\n    return x + 1\n", space)  # no file, so no folder beside it
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        run_kernels.njit(cache=True)(space["successor"])
+    assert run_kernels.compiled(space["successor"])(1) == 2
 
 
 def test_no_proposals(device):
@@ -127,6 +202,8 @@ def test_bad_arguments_are_refused():
         one.contours(4)
     with pytest.raises(InputError, match="compared"):
         one.ious(Proposals.empty(4, 3))
+    with pytest.raises((InputError, IndexError)):
+        run_sums(torch.rand(1, 11), one)
     with pytest.raises(InputError, match="PRMs must be"):
         fast.terms(torch.rand(1, 4, 3), fast.prepare(one, (3, 4)), torch.zeros(1, 3, 4), [0])
     with pytest.raises(InputError, match="not finite"):
@@ -160,12 +237,52 @@ def test_equal_masks_have_equal_sums(device):
     assert_equal(sums[:, 0], sums[:, -1], "first and last mask")
 
 
-def test_run_sums_is_a_proper_operator(device):
+def test_a_sum_depends_on_its_map_and_mask_alone(device):
+    rng = np.random.default_rng(3)
+    masks, maps = encoded(rng.random((7, 30, 30)) < 0.5, device), torch.rand(19, 900, device=device)
+    alone = [run_sums(one[None], masks.select([k])) for one in maps for k in range(7)]
+    assert_equal(run_sums(maps, masks), torch.cat(alone).view(19, 7), "sums")
+
+
+@pytest.mark.parametrize("code", [ExitStack, torch_code])
+def test_operators_are_proper_ones(device, code):
     masks = np.random.default_rng(2).random((3, 4, 5)) < 0.5
     masks[1] = False
-    runs = encoded(masks, device)
-    for maps in (torch.rand(2, 20, device=device), torch.rand(0, 20, device=device)):
-        torch.library.opcheck(torch.ops.prm.run_sums.default, (maps, runs.starts, runs.ends, runs.offsets))
+    one = encoded(masks, device)
+    given = one.starts, one.ends, one.offsets
+    with code():
+        for maps in (torch.rand(2, 20, device=device), torch.rand(0, 20, device=device)):
+            torch.library.opcheck(torch.ops.prm.run_sums.default, (maps, *given))
+        torch.library.opcheck(torch.ops.prm.run_contours.default, (*given, 4, 5, 1))
+        torch.library.opcheck(torch.ops.prm.run_resize.default, (*given, 4, 5, 3, 7))
+        torch.library.opcheck(torch.ops.prm.run_intersections.default, (*given, *given, 20))
+
+
+MEMORY = """
+import resource, torch
+from prm.accelerated import retrieval
+
+def peak(P, K, H, W):
+    rows = torch.arange(57)[:, None]
+    top, left = torch.randint(0, H - 57, (K,)), torch.randint(0, W - 60, (K,))
+    starts = ((top + rows) * W + left + (rows % 7)).T.reshape(-1)
+    masks = retrieval.Proposals(H, W, starts, starts + 50, torch.arange(K + 1) * 57)
+    prms, Q = torch.full((P, H, W), 1 / (H * W)), torch.ones(3, H, W, dtype=torch.bool)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ready = retrieval.prepare(masks, (H, W))
+    terms = retrieval.terms(prms, ready, Q, torch.arange(P) % 3)
+    retrieval.best(retrieval.score(terms, 1.0, 1.0), ready.allowed)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 1024 - P * K * 24 / 2**20
+
+peak(2, 3, 80, 80)
+print(peak(300, 5000, 375, 500))
+"""
+
+
+def test_memory_of_thousands_of_proposals():
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env={**os.environ})
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 100, f"{run.stdout} MB"  # beside the PRMs and the answer
 
 
 # ---- Eq. 6
