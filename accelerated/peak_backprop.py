@@ -21,7 +21,8 @@ from .peak_stimulation import check_finite, source_positions
 from .tracing import walk_plan
 from .windows import Visits, windows
 
-CACHE = 16 * 2**20  # bytes of maps that a CPU walks down with together: more no longer fit its cache
+CACHE = 16 * 2**20  # bytes of maps that go down together on a CPU: more no longer fit what it keeps close
+MEMORY = 512 * 2**20  # the same on other devices
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PreparedWalk:
     def __init__(self, walk: PeakBackprop, images: Tensor, numbers: Sequence[int] | None):
         on_cpu = images.device.type == "cpu"
         self._walk, self._upsample = walk, walk.upsample
-        self._memory = min(walk.max_memory, CACHE) if on_cpu else walk.max_memory
+        self._memory = walk.max_memory or (CACHE if on_cpu else MEMORY)
         self.image_shape = tuple(images.shape)
         # The CPU's convolutions are faster where a position's channels lie next to each other.
         images = images.contiguous(memory_format=torch.channels_last) if on_cpu else images
@@ -144,7 +145,8 @@ class PeakBackprop:
         Let negative inputs walk through negative weights instead of shifting them to zero (meant for input layers that
         see both signs): Z = conv(U+, W+) + conv(U-, W-).
     max_memory : int
-        Bytes that the maps of the peaks in one pass may take; more peaks take more passes.
+        Bytes that the maps of the peaks in one pass may take; more peaks take more passes, and one peak goes at least.
+        None: 16 MiB on a CPU, which keeps them in its cache, 512 MiB on other devices.
     windows : bool
         False: every peak carries whole maps. The same PRMs, slower: to check the windows against.
     epsilon : float
@@ -167,15 +169,20 @@ class PeakBackprop:
     """
 
     def __init__(
-        self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int = 512 * 2**20,
+        self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int | None = None,
         windows: bool = True, epsilon: float = 0.0,
     ):  # fmt: skip
         if not isinstance(upsample, int) or isinstance(upsample, bool) or upsample < 1:
             raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
+        if max_memory is not None and max_memory < 1:
+            raise ValueError(f"max_memory must be a positive number of bytes, not {max_memory!r}")
         if not 0 <= epsilon < 1:
             raise ValueError(f"epsilon must be at least 0 and less than 1, not {epsilon!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
         self.plan = walk_plan(model, signed)
+        # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
+        # MiB that is freed teaches it to keep smaller ones.
+        torch.empty(31 * 2**20, dtype=torch.uint8)
 
     @torch.no_grad()
     def prepare(self, images: Tensor, numbers: Sequence[int] | None = None) -> PreparedWalk:

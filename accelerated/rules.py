@@ -57,7 +57,7 @@ def _walk_ratio(
 
     U and out may be parts of larger maps. above like out, or None for 1: what P is multiplied by on its way from the
     layer above. The answer, bool like out, says where Z leaks: where it is not above floor (N, C_out) it is rounding
-    noise, and out is 0.
+    noise, and what out holds there means nothing.
     """
     if _in_float32(U):
         wide, above = out.float(), above if above is None else above.float()
@@ -72,7 +72,6 @@ def _walk_ratio(
         torch.reciprocal(Z, out=out)
     else:
         torch.div(above, Z, out=out)
-    out.masked_fill_(leaks, 0)
     return leaks
 
 
@@ -96,24 +95,25 @@ def _walk_conv2d(
     if _in_float32(G):
         maps = (G.float(), image, origin, ratio.float(), turned.float())
         return _walk_conv2d(*maps, stride, padding, dilation, groups, to, size).to(G.dtype)
-    q = times(G, Shared(ratio), image.numpy(), origin.numpy())
+    where = Shared(ratio), image.numpy(), origin.numpy()
+    # Where the answer begins in all that a window reaches.
     offset = to.numpy() - (origin.numpy() * np.array(stride) - np.array(padding))
-    # Rows and columns that no window wants are not computed, where as many lie at both ends.
-    spans = np.array([d * (k - 1) + 1 for d, k in zip(dilation, turned.shape[2:])])
-    full = (np.array(G.shape[2:]) - 1) * stride + spans
-    spare = np.minimum(offset, full - offset - size).min(axis=0).clip(0, spans - 1)
     cudnn = torch.backends.cudnn
     # 1 / Z is exact to float32: with TF32 here the transitions out of a position would not sum to 1.
     with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
         if stride == [1, 1]:
             # On a CPU the plain convolution is the faster of the two, and the only fast one for small windows.
-            reached = F.conv2d(q, turned, None, 1, (spans - 1 - spare).tolist(), dilation, groups)
-        elif groups == 1 and stride[0] == stride[1] and len(turned) * stride[0] ** 2 <= 16 and dilation == [1, 1]:
-            reached, spare = _by_phases(q, turned, stride[0]), 0
+            margin = np.array([d * (k - 1) for d, k in zip(dilation, turned.shape[2:])])
+            q = times(G, *where, offset - margin, tuple((margin + size).tolist()))
+            return F.conv2d(q, turned, None, 1, 0, dilation, groups).contiguous(memory_format=layout(G))
+        q = times(G, *where)
+        if turned.shape[2:] == (1, 1):
+            return _spread(F.conv2d(q, turned, None, 1, 0, 1, groups), stride, offset, tuple(size))
+        if groups == 1 and stride[0] == stride[1] and len(turned) * stride[0] ** 2 <= 16 and dilation == [1, 1]:
+            reached = _by_phases(q, turned, stride[0])
         else:
-            weight = turn(turned, groups)  # back
-            reached = F.conv_transpose2d(q, weight, None, stride, spare.tolist(), 0, groups, dilation)
-    return placed(reached, offset - spare, tuple(size)).contiguous(memory_format=layout(G))
+            reached = F.conv_transpose2d(q, turn(turned, groups), None, stride, 0, 0, groups, dilation)
+    return placed(reached, offset, tuple(size)).contiguous(memory_format=layout(G))
 
 
 @_walk_conv2d.register_fake
@@ -133,6 +133,19 @@ def turn(weight: Tensor, groups: int) -> Tensor:
 def layout(values: Tensor) -> torch.memory_format:
     """How convolutions want their maps and kernels: a position's channels next to each other, on a CPU."""
     return torch.channels_last if values.device.type == "cpu" else torch.contiguous_format
+
+
+def _spread(values: Tensor, stride: list[int], offset: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Windows of `size` whose row stride * i - offset holds row i of values (K, C, h, w), columns alike; else 0."""
+    out = torch.zeros((*values.shape[:2], *size), dtype=values.dtype, device=values.device)
+    out = out.contiguous(memory_format=layout(values))
+    for k, start in enumerate(offset.tolist()):
+        first = [max(-(-o // s), 0) for o, s in zip(start, stride)]
+        last = [min(-(-(o + length) // s), have) for o, s, length, have in zip(start, stride, size, values.shape[2:])]
+        some = values[(k, slice(None), *(slice(f, max(f, n)) for f, n in zip(first, last)))]
+        begin = [f * s - o for f, s, o in zip(first, stride, start)]
+        out[k, :, begin[0] :: stride[0], begin[1] :: stride[1]][:, : some.shape[1], : some.shape[2]] = some
+    return out
 
 
 def _by_phases(q: Tensor, turned: Tensor, stride: int) -> Tensor:
@@ -240,7 +253,7 @@ class Convolution(Rule):
         signed = self.signed and any(maps.least(U))
         if factors not in state.lazy:
             fill = partial(self._signed_ratio if signed else self._ratio, U, maps, factors)
-            state.lazy[factors] = Ratio((len(U), *state.out), U, fill)
+            state.lazy[factors] = Ratio((len(U), *state.out), U, maps, fill)
         ratio = state.lazy[factors]
         ratio.touch(visits)
         first, last = reach(visits, self.stride, self.before, self.dilation, self.weight.shape[2:], U.shape[2:])
@@ -286,7 +299,7 @@ class Convolution(Rule):
                 most = part.region(n, (slice(None), slice(None))).abs().amax()
                 floor = floor + TINY * most * weight.abs().sum((1, 2, 3))
         leaks = Z <= floor[None, :, None, None]
-        out.copy_(((1 if above is None else above) / Z).masked_fill(leaks, 0))
+        out.copy_((1 if above is None else above) / Z)
         return leaks, above
 
     def _below(self, shared: Shared, n: int, span: Span) -> tuple[Tensor, list[int]]:
@@ -306,13 +319,14 @@ class Convolution(Rule):
 class Ratio(Computed):
     """The map that P, or G, is multiplied by on its way into a convolution; what meets Z = 0 there is its `leaks`."""
 
-    def __init__(self, shape, like: Tensor, fill: Callable[[int, Span, Tensor], tuple[Tensor, Tensor | None]]):
-        super().__init__(shape, like, fill)
+    def __init__(self, shape, like, maps, fill: Callable[[int, Span, Tensor], tuple[Tensor, Tensor | None]]):
+        super().__init__(shape, like, maps, fill)
         self.leaks = None
 
     def _compute(self, n, span, out):
         leaks, above = self._fill(n, span, out)
         if bool(leaks.any()):
+            out.masked_fill_(leaks, 0)
             if self.leaks is None:
                 self.leaks = torch.zeros_like(self.tensor)
             self.leaks[(slice(n, n + 1), slice(None), *span)] = leaks if above is None else above * leaks
@@ -496,9 +510,13 @@ class MaxPool(Rule):
         K, C, h, w = visits.values.shape
         spans = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((h, w), stride, dilation, kernel)]
         below = empty((K, C, *spans), visits.values).zero_()
+        if "place" not in state.lazy:
+            state.lazy["place"] = Computed(indices.shape, U, state.maps, partial(self._places, indices, U.shape))
         for tap in np.ndindex(*kernel):
             if tap not in state.lazy:
-                state.lazy[tap] = Computed(indices.shape, U, partial(self._meets, indices, U.shape, tap))
+                place = float(dilation[0] * tap[0] * U.shape[3] + dilation[1] * tap[1])
+                meets = partial(self._meets, state.lazy["place"], place)
+                state.lazy[tap] = Computed(indices.shape, U, state.maps, meets)
             # Rows and columns of the map below that the tap visits, one for each of the windows'.
             begins, lengths = (d * t for d, t in zip(dilation, tap)), ((n - 1) * s + 1 for n, s in zip((h, w), stride))
             rows_, cols = (slice(b, b + length, s) for b, length, s in zip(begins, lengths, stride))
@@ -508,14 +526,18 @@ class MaxPool(Rule):
         begin = visits.origin * np.array(stride) - np.array(padding)
         return Visits(placed(below, origin - begin, size), first, last, origin, visits.image, visits.factors, True)
 
-    def _meets(self, indices: Tensor, shape, tap: tuple[int, int], n: int, span: Span, out: Tensor) -> None:
-        """Into out: 1 where a region's argmax is this position of its window, else 0."""
-        _, stride, padding, dilation = self.geometry
+    def _places(self, indices: Tensor, shape, n: int, span: Span, out: Tensor) -> None:
+        """Into out: how far after its window's first position each argmax of a region lies, in row-major order."""
+        _, stride, padding, _ = self.geometry
         row, col = (
-            torch.arange(s.start, s.stop, device=indices.device) * stride[i] - padding[i] + dilation[i] * tap[i]
-            for i, s in enumerate(span)
+            torch.arange(s.start, s.stop, device=indices.device) * stride[i] - padding[i] for i, s in enumerate(span)
         )
-        torch.eq(indices[(slice(n, n + 1), slice(None), *span)], row[:, None] * shape[3] + col, out=out)
+        out.copy_(indices[(slice(n, n + 1), slice(None), *span)] - (row[:, None] * shape[3] + col))
+
+    @staticmethod
+    def _meets(places: Computed, place: float, n: int, span: Span, out: Tensor) -> None:
+        """Into out: 1 where a region's argmax lies at this place of its window, else 0."""
+        out.copy_(places.region(n, span) == place)
 
 
 class Addition(Rule):
@@ -535,7 +557,7 @@ class Addition(Rule):
         if a.dim() == 4 and a.shape == b.shape and maps.plain(state.value) in visits.factors:
             plus, factors = (maps.positive(a), maps.positive(b)), visits.factors
             if factors not in state.lazy:
-                state.lazy[factors] = Computed(a.shape, a, partial(self._share, factors, plus))
+                state.lazy[factors] = Computed(a.shape, a, maps, partial(self._share, factors, plus))
             return [visits.with_(visits.values, (state.lazy[factors], x)) for x in plus], None
         visits = visits.dense()
         if "share" not in state.lazy:

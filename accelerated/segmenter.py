@@ -42,6 +42,7 @@ class SegmentationSettings:
     alpha, beta_area, bias : Eq. 6; beta is stated per image area, beta = beta_area / (H * W)
     contour : side of the square of the morphological gradient, pixels at network input size
     min_area, max_area : limits of a proposal's share of the picture
+    epsilon : most of a walker's mass that the walk back may drop, see `PeakBackprop`
     nms, nms_per_class : mask IoU from which the weaker instance is suppressed; within its class only, or across all
     """
 
@@ -60,6 +61,7 @@ class SegmentationSettings:
     contour: int = 5
     min_area: float = 2e-5
     max_area: float = 0.85
+    epsilon: float = 0.0
     nms: float = 0.3
     nms_per_class: bool = False
 
@@ -74,11 +76,14 @@ class SegmentationSettings:
         for name in ("window", "contour"):
             if getattr(self, name) % 2 == 0:
                 raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
-        numbers = ("class_threshold", "peak_threshold", "alpha", "beta_area", "bias", "min_area", "max_area", "nms")
+        numbers = ("class_threshold", "peak_threshold", "alpha", "beta_area", "bias", "min_area", "max_area", "nms",
+                   "epsilon")  # fmt: skip
         for name in (*numbers, *(() if self.peak_minimum is None else ("peak_minimum",))):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
                 raise InputError(f"segmentation setting {name} must be a number, not {value!r}")
+        if not 0 <= self.epsilon < 1:
+            raise InputError(f"segmentation setting epsilon must be at least 0 and less than 1, not {self.epsilon!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,7 @@ class Segmentation:
     scores : (C,) class scores before the sigmoid
     peaks : number of peaks that were walked back
     leaked : (peaks,) mass that each walk lost
+    bound : (peaks,) most by which each PRM may differ from the exact one in L1; 0 with epsilon = 0
     seconds : time by stage: forward, peaks, walk, retrieval; the forward pass of a batch is shared evenly
     """
 
@@ -123,6 +129,7 @@ class Segmentation:
     instances: list[Instance]
     peaks: int = 0
     leaked: Tensor | None = None
+    bound: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -146,7 +153,7 @@ class Segmenter:
         self.settings = settings or SegmentationSettings()
         self.mean, self.std, self.contrast, self.device = list(mean), list(std), contrast, device
         self.aggregate = aggregate
-        self.walk = PeakBackprop(model.to(device), upsample=self.settings.upsample)
+        self.walk = PeakBackprop(model.to(device), upsample=self.settings.upsample, epsilon=self.settings.epsilon)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", **overrides) -> Segmenter:
@@ -215,7 +222,8 @@ class Segmenter:
         with _timed(seconds, "retrieval"):
             instances = self._retrieve(maps, scores, peaks, walked.prms, walked.empty, size, proposals)
         return Segmentation(
-            tuple(size), maps.cpu(), scores.cpu(), instances, len(peaks), walked.leaked.cpu(), seconds
+            tuple(size), maps.cpu(), scores.cpu(), instances, len(peaks), walked.leaked.cpu(), walked.bound.cpu(),
+            seconds,
         )  # fmt: skip
 
     def peaks(self, maps: Tensor, settings: SegmentationSettings | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,7 @@ from .rules import (
     layout,
     registered,
 )  # fmt: skip
-from .windows import SharedMaps, Visits
+from .windows import SharedMaps, Visits, Workspace
 
 MAPS_PER_PEAK = 4  # maps of the largest layer's size that a pass holds for every peak it carries
 
@@ -43,6 +43,7 @@ class Walk:
 
     def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], constants: dict, rules: dict[fx.Node, Rule]):
         self._modules, self._constants, self._rules = modules, constants, rules
+        self._workspace = Workspace()
         self.image = next(node for node in graph.nodes if node.op == "placeholder")
         self.output = _output(graph)
         self._down = [node for node in reversed(graph.nodes) if node in rules]
@@ -77,7 +78,7 @@ class Walk:
     def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, State]]:
         """Class response maps and what the rules kept."""
         env: dict[fx.Node, Any] = {**self._constants, self.image: images}
-        maps = SharedMaps()
+        maps = SharedMaps(self._workspace)
         states = {self.image: State(out=tuple(images.shape[1:]))}
         for node, read_last in self._calls:
             execute = lambda node=node: _execute(node, env, self._modules)  # noqa: E731

@@ -7,6 +7,7 @@ activations and the ratios of Eq. 5, belongs to the image and not to the peak: i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
+DIGITS = 3  # binary digits of a window's length
 TILES = 8  # along the longer side of a map, of which those are computed that windows touch
 Span = tuple[slice, slice]  # rows and columns
 
@@ -52,8 +54,10 @@ class Computed(Shared):
     dtype and layout.
     """
 
-    def __init__(self, shape: tuple[int, ...], like: Tensor, fill: Callable[[int, Span, Tensor], Any]):
-        super().__init__(empty(shape, like))
+    def __init__(
+        self, shape: tuple[int, ...], like: Tensor, maps: SharedMaps, fill: Callable[[int, Span, Tensor], Any]
+    ):
+        super().__init__(empty(shape, like, maps.memory(like.new_empty(0), math.prod(shape))))
         self._fill = fill
         self._tile = max(8, -(-max(shape[2:]) // TILES))
         self._done = np.zeros((shape[0], *(-(-s // self._tile) for s in shape[2:])), bool)
@@ -116,11 +120,43 @@ def _numbers(per_image: Tensor, image: np.ndarray) -> list[int]:
     return [0] if per_image.shape[0] == 1 else image.tolist()
 
 
+class Workspace:
+    """Memory that the computed maps of one forward pass leave for those of the next: touching new memory takes the
+    system longer than it takes to write the map."""
+
+    def __init__(self):
+        self._free: list[Tensor] = []
+
+    def take(self, like: Tensor, count: int) -> Tensor:
+        """Memory for `count` numbers of the type and device of `like`, uninitialised, (>= count,)."""
+        fits = [
+            t for t in self._free if t.dtype == like.dtype and t.device == like.device and count <= len(t) <= 2 * count
+        ]
+        if not fits:
+            return like.new_empty(count)
+        best = min(fits, key=len)
+        self._free = [t for t in self._free if t is not best]
+        return best
+
+    def give(self, memory: list[Tensor]) -> None:
+        """Keep what a forward pass had, and no more: what an earlier one had and this one did not need is let go."""
+        self._free = memory
+
+
 class SharedMaps:
     """The shared maps of one forward pass, one object for each tensor and use: equal factors are the same object."""
 
-    def __init__(self):
+    def __init__(self, workspace: Workspace):
         self._kept: dict[tuple[int, str], object] = {}
+        self._workspace, self._memory = workspace, []
+
+    def __del__(self):
+        self._workspace.give(self._memory)
+
+    def memory(self, like: Tensor, count: int) -> Tensor:
+        """Memory for a map of `count` numbers, until the pass is forgotten."""
+        self._memory.append(self._workspace.take(like, count))
+        return self._memory[-1]
 
     def _once(self, U: Tensor, use: str, make: Callable[[], object]):
         if (id(U), use) not in self._kept:
@@ -289,8 +325,15 @@ class Visits:
 
 def windows(first: np.ndarray, last: np.ndarray, shape) -> tuple[np.ndarray, tuple[int, int]]:
     """Windows of one size, inside a map of `shape` (H, W), that hold first to last of each peak: origins and size."""
-    size = (last - first).max(axis=0)
+    size = np.array([min(_rounded(n), whole) for n, whole in zip((last - first).max(axis=0).tolist(), shape)])
     return np.minimum(first, np.array(shape) - size), tuple(size.tolist())
+
+
+def _rounded(length: int) -> int:
+    """The next number with few binary digits: a convolution of a new size has to be prepared, which may take longer
+    than the convolution."""
+    step = 1 << max(0, length.bit_length() - DIGITS)
+    return -(-length // step) * step
 
 
 def window(origin: np.ndarray, size) -> Span:
@@ -298,16 +341,26 @@ def window(origin: np.ndarray, size) -> Span:
     return tuple(slice(o, o + s) for o, s in zip(origin.tolist(), size))
 
 
-def times(values: Tensor, shared: Shared, image: np.ndarray, origin: np.ndarray) -> Tensor:
-    """values (K, C, h, w) times each peak's window of a shared map; (K, F) times each peak's row."""
+def times(
+    values: Tensor, shared: Shared, image: np.ndarray, origin: np.ndarray,
+    offset: np.ndarray | None = None, size: tuple[int, int] | None = None,
+) -> Tensor:  # fmt: skip
+    """values (K, C, h, w) times each peak's window of a shared map; (K, F) times each peak's row.
+
+    Given `offset` and `size`, on windows that begin `offset` (K, 2) inside of those of values, zero beyond them.
+    """
     if values.dim() != 4:
         return values * shared.rows(image)
-    if len(values) == 1:
-        return values * shared.region(int(image[0]), window(origin[0], values.shape[2:]))
-    out = torch.empty_like(values)
+    have = tuple(values.shape[2:])
+    if size is None or (size == have and not offset.any()):
+        offset, out = np.zeros_like(origin), empty(values.shape, values)
+    else:
+        out = empty((*values.shape[:2], *size), values).zero_()
     for k, n in enumerate(image.tolist()):
-        region = shared.region(n, window(origin[k], values.shape[2:]))
-        torch.mul(values[k : k + 1], region, out=out[k : k + 1])
+        cuts = [_overlap(o, s, h) for o, s, h in zip(offset[k].tolist(), out.shape[2:], have)]
+        here, there = ((slice(k, k + 1), slice(None), *(cut[i] for cut in cuts)) for i in (0, 1))
+        span = tuple(slice(o + cut.start, o + cut.stop) for o, (_, cut) in zip(origin[k].tolist(), cuts))
+        torch.mul(values[there], shared.region(n, span), out=out[here])
     return out
 
 
@@ -343,11 +396,12 @@ def add_windows(held: Tensor, offset: np.ndarray, visits: Visits, factors: tuple
             here.add_(values)
 
 
-def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor of `shape` (N, C, H, W), in memory as `like` is."""
-    last = like.dim() == 4 and like.stride(1) == 1
-    layout = torch.channels_last if last and len(shape) == 4 else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=layout)
+def empty(shape: tuple[int, ...], like: Tensor, memory: Tensor | None = None) -> Tensor:
+    """An uninitialised tensor of `shape` (N, C, H, W), laid out as `like` is, in the memory given or in new memory."""
+    N, C, H, W = shape
+    memory = like.new_empty(N * C * H * W) if memory is None else memory
+    strides = (C * H * W, 1, W * C, C) if like.stride(1) == 1 else (C * H * W, H * W, W, 1)
+    return memory.as_strided((N, C, H, W), strides)
 
 
 def _overlap(offset: int, length: int, have: int) -> Span:

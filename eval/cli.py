@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -304,6 +305,10 @@ Alpha = Annotated[float | None, typer.Option(help="Eq. 6: weight of the response
 BetaArea = Annotated[float | None, typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
 Bias = Annotated[float | None, typer.Option(help="Eq. 6: background is below bias x the mean response.")]
 InputSize = Annotated[int | None, typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.99, help="Let the walk back drop up to this share of each peak, for speed."),
+]
 Nms = Annotated[
     float | None, typer.Option(min=0, max=1, help="Mask IoU from which the weaker of two instances is dropped.")
 ]
@@ -332,6 +337,7 @@ def segment(
     beta_area: BetaArea = None,
     bias: Bias = None,
     nms: Nms = None,
+    epsilon: Epsilon = None,
     size: InputSize = None,
     device: Device = "cpu",
     json_file: Json = None,
@@ -348,7 +354,8 @@ def segment(
     started = time.perf_counter()
     overrides = _given(
         class_threshold=class_threshold, peak_threshold=peak_threshold, peak_minimum=peak_minimum,
-        max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, size=size,
+        max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, epsilon=epsilon,
+        size=size,
     )  # fmt: skip
     segmenter, found = _segmenter(checkpoint, device, **overrides)
     files = find_images(images)
@@ -362,8 +369,10 @@ def segment(
     figures = {
         "pictures": len(files),
         "instances": answers.instances,
+        "wall_seconds": round(answers.wall, 2),
+        "pictures_per_second": round(len(files) / answers.wall, 3),
         "failed": answers.errors,
-        "by_picture": answers.seconds,
+        "by_picture": answers.pictures,
     }
     _write_figures(json_file, figures, started)
     out_console.print(
@@ -448,6 +457,7 @@ def evaluate_command(
     alpha: Alpha = None,
     beta_area: BetaArea = None,
     bias: Bias = None,
+    epsilon: Epsilon = None,
     size: InputSize = None,
     device: Device = "cpu",
     json_file: Json = None,
@@ -463,7 +473,7 @@ def evaluate_command(
 
     started = time.perf_counter()
     overrides = _given(class_threshold=class_threshold, peak_threshold=peak_threshold, max_peaks=max_peaks, alpha=alpha,
-                       beta_area=beta_area, bias=bias, size=size)  # fmt: skip
+                       beta_area=beta_area, bias=bias, epsilon=epsilon, size=size)  # fmt: skip
     segmenter, trained = _segmenter(checkpoint, device, **overrides)
     class_names = trained.class_names
     dataset = open_dataset(data, split=None if split == "all" else split, class_names=class_names)
@@ -577,34 +587,220 @@ def tune(
 # ------------------------------------------------------------------------------------------------------------- bench
 
 
+Network = Annotated[str, typer.Option(help="resnet50, resnet18, vgg16 or smallnet, with random weights.")]
+Rounds = Annotated[
+    int, typer.Option("--rounds", "--repeat", min=1, help="Each round runs every variant; medians are reported.")
+]
+Malloc = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What glibc does with freed memory: default, tuned (keeps it all), huge (and in large pages), or both: "
+        "default and tuned.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Default: as many as torch takes.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw how the time grows.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the picture, the peaks and the maps.")]
+
+
+@bench_app.command("walk")
+def bench_walk(
+    network: Network = "resnet50",
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="SIDE|HxW", help="The picture, pixels; may be repeated. Default: 448.")
+    ] = None,
+    peaks: Annotated[list[int] | None, typer.Option(min=1, help="How many; may be repeated. Default: 10.")] = None,
+    competitor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="autograd, autograd-channels-last, zennit, or full (ours on whole maps); may "
+                     "be repeated."),
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Beside the exact walk, one that may be so far from it in L1; may be repeated."),
+    ] = None,
+    competitor_peaks: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Competitors walk the first N peaks only; default: all.")
+    ] = None,
+    where: Annotated[str, typer.Option(help="Where peaks are: random, corner or centre.")] = "random",
+    rounds: Rounds = 5, seed: Seed = 0, malloc: Malloc = "default", threads: Threads = None, device: Device = "cpu",
+    plot: Plot = None, json_file: Json = None,
+) -> None:  # fmt: skip
+    """Peak back-propagation: time per peak beside its competitors, forward and preparation beside a plain forward pass,
+    and memory. Answers are compared first, with the oracle (at 64 x 64) and with each other: a wrong one has no speed.
+    """  # fmt: skip
+    from prm.parity_tests.convert import to_reference
+
+    from . import bench, bench_report
+    from .competitors import zennit_parts
+
+    started, sizes = time.perf_counter(), [_height_width(text) for text in size or ["448"]]
+    _one_of("--network", [network], NETWORK_NAMES)
+    _one_of("--competitor", competitor or [], bench.COMPETITORS)
+    _one_of("--where", [where], ("random", "corner", "centre"))
+    for value in epsilon or []:
+        _check_finite(epsilon=value)
+    if "zennit" in (competitor or []):
+        zennit_parts()
+    _bench_outputs(device, json_file, plot)
+    common = {"network": network, "where": where, "seed": seed, "device": device}
+    versus = {"competitors": competitor or [], "epsilons": epsilon or [], "rounds": rounds,
+              "competitor_peaks": competitor_peaks}  # fmt: skip
+    with console.status("comparing with the oracle"):
+        difference = bench.oracle_difference(network, to_reference, device=device)
+    out_console.print(f"L1 to the oracle at 64 x 64: {difference:.1e} (at most {bench.ORACLE:.0e})")
+    rows = []
+    for name, side, number in _bench_cases(bench, malloc, sizes, peaks or [10]):
+        case = common | {"size": side, "peaks": number}
+        row = bench.measure("walk", case | versus, name, threads) | {"oracle_difference": difference}
+        row |= bench.measure("walk-memory", case, name, threads)
+        rows.append(row if difference <= bench.ORACLE else bench.withheld(row))
+    _bench_done(json_file, started, device, {"walk": common | versus, "rows": rows}, rows)
+    for table in bench_report.walk_tables(rows):
+        _print_table(table)
+    for line in bench_report.growth(rows):
+        out_console.print(line)
+    if plot is not None:
+        bench_report.plot_walk(rows, plot)
+
+
+@bench_app.command("retrieval")
+def bench_retrieval(
+    proposals: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated. Default: 200 and 2000.")] = None,
+    peaks: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated. Default: 30.")] = None,
+    size: Annotated[str, typer.Option(metavar="SIDE|HxW", help="Of the picture, pixels.")] = "375x500",
+    image: Annotated[Path | None, typer.Option(help="The picture, scaled to --size; default: a drawn scene.")] = None,
+    making: Annotated[bool, typer.Option(help="Also time making the dense masks.")] = True,
+    rounds: Rounds = 5, seed: Seed = 0, malloc: Malloc = "default", threads: Threads = None, device: Device = "cpu",
+    plot: Plot = None, json_file: Json = None,
+) -> None:  # fmt: skip
+    """Scoring of proposals (Eq. 6) and suppression, from run-length encoded masks, beside products of dense masks that
+    lie in memory already. Scores, choices and kept instances are compared first.
+    """  # fmt: skip
+    from . import bench, bench_report
+
+    started, side = time.perf_counter(), _height_width(size)
+    _bench_outputs(device, json_file, plot)
+    common = {"size": side, "image": str(image or ""), "rounds": rounds, "seed": seed, "making": making,
+              "device": device}  # fmt: skip
+    rows = []
+    for name, number, found in _bench_cases(bench, malloc, proposals or [200, 2000], peaks or [30]):
+        rows.append(bench.measure("retrieval", common | {"proposals": number, "peaks": found}, name, threads))
+    _bench_done(json_file, started, device, {"retrieval": common, "rows": rows}, rows)
+    _print_table(bench_report.retrieval_table(rows))
+    if plot is not None:
+        bench_report.plot_retrieval(rows, plot)
+
+
+@bench_app.command("peaks")
+def bench_peaks(
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NxCxHxW", help="Of the maps; may be repeated. Default: 16x20x14x14, 16x20x112x112, "
+                     "16x80x112x112."),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="smooth or noise; may be repeated. Default: both.")] = None,
+    rounds: Rounds = 5, seed: Seed = 0, malloc: Malloc = "default", threads: Threads = None, device: Device = "cpu",
+    json_file: Json = None,
+) -> None:  # fmt: skip
+    """Peak stimulation (Eqs. 1-3), forward and backward, beside the usual max pooling. The peak lists must be equal."""
+    from . import bench, bench_report
+
+    started, sizes = time.perf_counter(), [_numbers(text, 4, "--size") for text in size or bench.PEAK_SIZES]
+    _one_of("--kind", kind or [], ("smooth", "noise"))
+    _bench_outputs(device, json_file)
+    common = {"rounds": rounds, "seed": seed, "device": device}
+    rows = []
+    for name, shape, of in _bench_cases(bench, malloc, sizes, kind or ["smooth", "noise"]):
+        rows.append(bench.measure("peaks", common | {"size": shape, "kind": of}, name, threads))
+    _bench_done(json_file, started, device, {"peaks": common, "rows": rows}, rows)
+    _print_table(bench_report.peaks_table(rows))
+
+
 @bench_app.command("segment")
 def bench_segment(
-    network: Annotated[
-        str, typer.Option(help="resnet50, resnet18, vgg16 or smallnet, with random weights.")
-    ] = "resnet50",
+    network: Network = "resnet50",
     size: Annotated[int, typer.Option(min=32, help="Side of the picture, pixels.")] = 448,
     peaks: Annotated[
         list[int] | None, typer.Option(min=1, help="How many; repeat the option for several. Default: 10 and 30.")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A picture, scaled to size x size; default: noise.")] = None,
     limit: Limit = 200,
-    repeat: Annotated[int, typer.Option(min=1)] = 3,
+    competitor: Annotated[
+        bool, typer.Option("--competitor", help="Beside autograd's walk, a peak at a time, and dense masks.")
+    ] = False,
+    rounds: Rounds = 3, malloc: Malloc = "default", threads: Threads = None, device: Device = "cpu",
     json_file: Json = None,
-) -> None:
+) -> None:  # fmt: skip
     """Time of `prm segment` by stage, and its peak memory, for one picture: medians of several runs."""
-    from .bench import bench_segment as run
+    from . import bench, bench_report
 
     started = time.perf_counter()
-    rows = run(network, size, peaks or [10, 30], image, limit, repeat)
-    _write_figures(json_file, {"network": network, "size": size, "rows": rows}, started)
-    stages = list(rows[0]["seconds"])
-    table = Table("peaks", *stages, "total s", "peak memory MB")
-    for row in rows:
-        seconds = row["seconds"].values()
-        table.add_row(
-            str(row["peaks"]), *(f"{s:.3f}" for s in seconds), f"{sum(seconds):.2f}", str(row["peak_memory_mb"])
-        )
-    out_console.print(table)
+    _one_of("--network", [network], NETWORK_NAMES)
+    _bench_outputs(device, json_file)
+    common = {"network": network, "size": size, "image": str(image or ""), "limit": limit, "rounds": rounds,
+              "competitor": competitor, "device": device}  # fmt: skip
+    rows = []
+    for name, number in _bench_cases(bench, malloc, peaks or [10, 30]):
+        rows.append(bench.measure("segment", common | {"peaks": number}, name, threads))
+    _bench_done(json_file, started, device, {"segment": common, "rows": rows}, rows)
+    _print_table(bench_report.segment_table(rows, bench.STAGES))
+
+
+NETWORK_NAMES = ("smallnet", "resnet18", "resnet50", "vgg16")
+
+
+def _bench_cases(bench, malloc: str, *options):
+    """(allocator, *one of each option) for every combination, with a word on standard error of what is running."""
+    _one_of("--malloc", [malloc], (*bench.MALLOC, "both"))
+    for name in ("default", "tuned") if malloc == "both" else (malloc,):
+        for case in itertools.product(*options):
+            with console.status(f"measuring {case}, malloc {name}"):
+                yield name, *case
+
+
+def _bench_outputs(device: str, *files: Path | None) -> None:
+    """Said before the work, not after it."""
+    _device(device)
+    for path in files:
+        if path is not None and path.is_dir():
+            raise InputError(f"{path}: a folder, where a file should be written")
+
+
+def _bench_done(json_file: Path | None, started: float, device: str, figures: dict, rows: list[dict]) -> None:
+    """What the figures depend on, printed and with them in the file."""
+    from . import bench
+
+    found = bench.machine(device)
+    figures = {"machine": found, **figures}
+    _write_figures(json_file, figures | {"threads": rows[0]["threads"]}, started)
+    names = ("cpu", "cores", "memory_gb", "gpu", "python", "torch", "numpy", "numba", "onednn", "instructions", "date")
+    out_console.print(", ".join(f"{name} {found[name]}" for name in names if found.get(name) is not None))
+    out_console.print(f"threads {rows[0]['threads']}, rounds {rows[0]['rounds']}, {_command()}")
+
+
+def _print_table(table: Table) -> None:
+    """As wide as it is where it goes to a file."""
+    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+
+
+def _height_width(text: str) -> list[int]:
+    return _numbers(text, 2, "--size", least=32) if "x" in text else 2 * _numbers(text, 1, "--size", least=32)
+
+
+def _numbers(text: str, count: int, option: str, least: int = 1) -> list[int]:
+    parts = text.split("x")
+    if len(parts) != count or not all(part.isdecimal() and int(part) >= least for part in parts):
+        kind = f"{count} whole numbers with x between them" if count > 1 else "a whole number"
+        raise InputError(f"{option} {text}: must be {kind}, at least {least}")
+    return [int(part) for part in parts]
+
+
+def _one_of(option: str, names, known) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option} {name}: known are {', '.join(known)}")
 
 
 # ------------------------------------------------------------------------------------------------------------ parity

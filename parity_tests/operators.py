@@ -496,6 +496,8 @@ EXACT = {torch.float64: 0.0, torch.float32: 0.0}
 WALK = ("prm::walk_ratio", "prm::walk_conv2d")
 _POOL = ("prm::peak_stimulation",)
 _POOL_BACKWARD = (*_POOL, "prm::peak_stimulation_backward")
+_CONTOURS, _RESIZE = ("prm::run_contours",), ("prm::run_resize",)
+_TERMS = ("prm::run_sums", *_CONTOURS)
 
 
 def _max_poolings(dtype):
@@ -539,11 +541,11 @@ OPERATORS = {
         _walk("batch_norm", unchanged, equation="-"),
         _walk("normalization", unchanged, equation="-"),
         _walk("activation", unchanged, equation="section 3.3"),
-        Operator("retrieval.contour", "Eq. 6", contours, dense("contour"), EXACT),
+        Operator("retrieval.contour", "Eq. 6", contours, dense("contour"), EXACT, _CONTOURS),
         Operator("retrieval.background", "Eq. 6", backgrounds, dense("background"), EXACT),
-        Operator("retrieval.score", "Eq. 6", scored, weighed, tolerances.OPERATOR, ("prm::run_sums",)),
-        Operator("retrieval.resize_nearest", "Eq. 6", resized, dense("resize_nearest"), EXACT),
-        Operator("retrieval.best_proposal", "Algorithm 1", ranked, chosen, tolerances.OPERATOR, ("prm::run_sums",)),
-        Operator("retrieval.nms", "Algorithm 1", suppressed, kept, tolerances.OPERATOR),
+        Operator("retrieval.score", "Eq. 6", scored, weighed, tolerances.OPERATOR, _TERMS),
+        Operator("retrieval.resize_nearest", "Eq. 6", resized, dense("resize_nearest"), EXACT, _RESIZE),
+        Operator("retrieval.best_proposal", "Algorithm 1", ranked, chosen, tolerances.OPERATOR, _TERMS),
+        Operator("retrieval.nms", "Algorithm 1", suppressed, kept, tolerances.OPERATOR, ("prm::run_intersections",)),
     )
 }  # fmt: skip
