@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from prm.accelerated import Proposals, Segmentation, Segmenter
 
 from .metrics import average_best_overlap, classification_map, mean_average_precision
 from .metrics.instances import ImageRecord
+from .pipeline import in_order, threads
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 
@@ -50,24 +52,23 @@ def evaluate(
     """Figures of a segmenter on pictures with labels, and with masks where the data set has them.
 
     samples: objects with .image, .labels, .difficult, .masks (K, H, W) bool or None, .mask_labels.
-    propose: a picture's segment proposals. tick: called after every picture.
+    propose: a picture's segment proposals; called one picture ahead, in another thread.
+    tick: called after every picture.
     """
     records, scores, labels, difficult, inside, peaks, seconds = [], [], [], [], [], 0, {}
-    for sample in samples:
-        started = time.perf_counter()
-        proposals = propose(sample.image)
-        answer = segmenter([sample.image], [proposals])[0]
-        spent = {"proposals": time.perf_counter() - started - sum(answer.seconds.values()), **answer.seconds}
-        seconds = {stage: seconds.get(stage, 0.0) + s for stage, s in spent.items()}
-        present = np.isin(np.arange(len(class_names)), sample.labels)
-        scores.append(answer.scores.double().numpy())
-        labels.append(present)
-        difficult.append(np.isin(np.arange(len(class_names)), sample.difficult))
-        peaks += answer.peaks
-        if sample.masks is not None:
-            records.append(record(answer, sample))
-            inside += [_hits(i, sample) for i in answer.instances]
-        tick()
+    with threads(1) as (before,):
+        for sample, proposals, spent in in_order(before, partial(_prepare, propose), samples):
+            answer = segmenter([sample.image], [proposals])[0]
+            for stage, one in {"proposals": spent, **answer.seconds}.items():
+                seconds[stage] = seconds.get(stage, 0.0) + one
+            scores.append(answer.scores.double().numpy())
+            labels.append(np.isin(np.arange(len(class_names)), sample.labels))
+            difficult.append(np.isin(np.arange(len(class_names)), sample.difficult))
+            peaks += answer.peaks
+            if sample.masks is not None:
+                records.append(record(answer, sample))
+                inside += [_hits(i, sample) for i in answer.instances]
+            tick()
     figures = {
         "images": len(labels),
         "classification_mAP": _number(classification_map(np.array(scores), np.array(labels), np.array(difficult)).mean),
@@ -78,6 +79,15 @@ def evaluate(
         figures |= instance_figures(records, class_names)
         figures["peaks_inside_an_instance"] = float(np.mean(inside)) if inside else None
     return figures
+
+
+def _prepare(propose: Callable[[np.ndarray], Proposals], sample) -> tuple:
+    """The sample with its picture and masks read, its proposals, and the seconds that picture and proposals took."""
+    started = time.perf_counter()
+    proposals = propose(sample.image)
+    spent = time.perf_counter() - started
+    _ = sample.masks  # read when first asked for: here, and not while the walk waits
+    return sample, proposals, spent
 
 
 def record(answer: Segmentation, sample):

@@ -52,8 +52,13 @@ def write_instances(path: str | os.PathLike, pictures: Iterable[tuple], category
         for segmentation, image_id, file_name in pictures
         for result in to_coco_results(segmentation, image_id, category_ids)
     ]
-    atomic_write(path, json.dumps(results, allow_nan=False, indent=1).encode())
+    write_results(path, results)
     return results
+
+
+def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+    """Write COCO results as one JSON array. Raises InputError when the file cannot be written."""
+    atomic_write(path, json.dumps(results, allow_nan=False, indent=1).encode())
 
 
 def _number(value) -> float | None:

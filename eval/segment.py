@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from prm import InputError
-from prm.accelerated import Proposals, Segmenter
+from prm.accelerated import Proposals, Segmentation, Segmenter
 from prm.files import reason
 
-from .export import write_instances
+from .export import to_coco_results, write_results
 from .figures import Entry, gallery, instance_rows, overlay, panel, write_png
 from .images import read_image
+from .pipeline import SteadyMemory, in_order, threads
 from .proposals import authors_json, proposals_for
+
+PRMS = 4  # shown in a panel
 
 
 @dataclass
 class Answers:
-    """What `segment_files` did: instances found, errors and seconds by stage, by file name."""
+    """What `segment_files` did.
+
+    instances : how many were found
+    errors : by file name, one line of why the picture could not be used
+    wall : seconds from the first picture's reading to the last file's writing
+    pictures : by file name, {"seconds": by stage, "memory_mb": held by the process once the picture was done, or None}
+    """
 
     instances: int = 0
+    wall: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    pictures: dict[str, dict] = field(default_factory=dict)
+
+
+@dataclass
+class _Picture:
+    """A picture on its way: each stage adds what the next one needs, and the last one leaves only what is small."""
+
+    file: Path
+    stem: str
+    number: int
+    image: np.ndarray | None = None
+    proposals: Proposals | None = None
+    answer: Segmentation | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    entry: Entry | None = None
+    results: list[dict] = field(default_factory=list)
 
 
 def segment_files(
@@ -40,52 +68,106 @@ def segment_files(
     command: str = "",
     tick: Callable[[str], None] = lambda name: None,
 ) -> Answers:
-    """Segment picture files one after the other, so that memory does not grow with their number.
+    """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
+
+    The answers are those of one picture after the other, and memory does not grow with their number.
 
     proposals: a file of the PRM authors' format for a single picture, or a folder with NAME.json for each NAME.*; None
-    generates `limit` of them. A picture that cannot be used is remembered in `errors` and the rest is done; what cannot
-    be written ends the run with InputError.
+    generates `limit` of them. tick: called with each picture's name, in the order of `files`, once it is done.
+
+    A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
+    with InputError.
     """
-    answers, entries, results = Answers(), [], []
     if cache is not None:
         _check_cache(cache)
     source = _source(proposals, files, limit, cache)
-    for number, (file, stem) in enumerate(zip(files, _stems(files)), start=1):
-        try:
-            image = read_image(file)
-            started = time.perf_counter()
-            candidates = source(file, image)
-            spent = {"proposals": time.perf_counter() - started}
-            answer = segmenter([image], [candidates])[0]
-        # ValueError: response maps that are not finite. Nothing that one picture does may cost the others.
-        except (InputError, ValueError, MemoryError, RuntimeError) as error:
-            # "allocate" is torch's word for memory that is not there.
-            if type(error) is RuntimeError and "allocate" not in str(error):
-                raise
-            text = reason(error)
-            text = text if text.startswith(str(file)) else f"{file}: {text}"
-            answers.errors[str(file)] = text
-            entries.append(Entry(name=str(file), error=text))
-            tick(file.name)
-            continue
-        write_png(out / f"{stem}.overlay.png", overlay(image, answer, class_names))
-        write_png(out / f"{stem}.panel.png", panel(image, answer, class_names))
-        entries.append(Entry(str(file), out / f"{stem}.panel.png", out / f"{stem}.overlay.png",
-                             instance_rows(answer, class_names)))  # fmt: skip
-        answers.instances += len(answer.instances)
-        answers.seconds[str(file)] = spent | answer.seconds
-        results.append((_without_maps(answer), number, file.name))
-        tick(file.name)
-    write_instances(out / "instances.json", results, range(1, len(class_names) + 1))
+    pictures = (_Picture(file, stem, k) for k, (file, stem) in enumerate(zip(files, _stems(files)), start=1))
+    answers, entries, results = Answers(), [], []
+    started, memory = time.perf_counter(), SteadyMemory()
+    with threads(2) as (before, after):
+        prepared = in_order(before, partial(_prepare, source), pictures)
+        walked = map(partial(_walk, segmenter), prepared)
+        for picture in in_order(after, partial(_finish, out, class_names), walked):
+            entries.append(picture.entry)
+            results += picture.results
+            name = str(picture.file)
+            answers.pictures[name] = {"seconds": picture.seconds, "memory_mb": memory()}
+            if picture.error is not None:
+                answers.errors[name] = picture.error
+            tick(picture.file.name)
+    answers.instances = len(results)
+    write_results(out / "instances.json", results)
     settings = {"command": command, "classes": ", ".join(class_names), **asdict(segmenter.settings)}
     gallery(entries, out / "index.html", "Instances from class peak responses", settings)
+    answers.wall = time.perf_counter() - started
     return answers
 
 
-def _without_maps(answer):
-    """The answer without its Peak Response Maps, which instances.json does not hold and which are large."""
+def _prepare(source: Callable, picture: _Picture) -> _Picture:
+    with _errors_of(picture):
+        with _timed(picture.seconds, "read"):
+            picture.image = read_image(picture.file)
+        with _timed(picture.seconds, "proposals"):
+            picture.proposals = source(picture.file, picture.image)
+    return picture
+
+
+def _walk(segmenter: Segmenter, picture: _Picture) -> _Picture:
+    if picture.error is None:
+        with _errors_of(picture):
+            answer = segmenter([picture.image], [picture.proposals])[0]
+            picture.answer = _with_maps_of(answer, PRMS)
+            picture.seconds |= answer.seconds
+    picture.proposals = None
+    return picture
+
+
+def _finish(out: Path, class_names: Sequence[str], picture: _Picture) -> _Picture:
+    """Write the picture's files; keep what instances.json and the gallery say of it."""
+    if picture.error is None:
+        overlay_file, panel_file = (out / f"{picture.stem}.{kind}.png" for kind in ("overlay", "panel"))
+        with _timed(picture.seconds, "drawing"):
+            write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
+            write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
+            found = to_coco_results(picture.answer, picture.number, range(1, len(class_names) + 1))
+        picture.results = [result | {"file_name": picture.file.name} for result in found]
+        rows = instance_rows(picture.answer, class_names)
+        picture.entry = Entry(str(picture.file), panel_file, overlay_file, rows)
+    else:
+        picture.entry = Entry(str(picture.file), error=picture.error)
+    picture.image = picture.answer = None
+    return picture
+
+
+@contextmanager
+def _errors_of(picture: _Picture) -> Iterator[None]:
+    """Remember an error that is the picture's own: nothing that one picture does may cost the others."""
+    try:
+        yield
+    # ValueError: response maps that are not finite.
+    except (InputError, ValueError, MemoryError, RuntimeError) as error:
+        # "allocate" is torch's word for memory that is not there.
+        if type(error) is RuntimeError and "allocate" not in str(error):
+            raise
+        text = reason(error)
+        picture.error = text if text.startswith(str(picture.file)) else f"{picture.file}: {text}"
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
+
+
+def _with_maps_of(answer: Segmentation, count: int) -> Segmentation:
+    """The answer with the Peak Response Maps of its first instances only.
+
+    The others are large, and would be kept while the next picture is walked. Clones: all are views of one array.
+    """
     empty = torch.zeros(0, 0)
-    return replace(answer, maps=empty, instances=[replace(i, prm=empty) for i in answer.instances])
+    instances = [replace(one, prm=one.prm.clone() if k < count else empty) for k, one in enumerate(answer.instances)]
+    return replace(answer, instances=instances)
 
 
 def _check_cache(cache: Path) -> None:
