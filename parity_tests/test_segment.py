@@ -196,6 +196,7 @@ import torch
 torch.set_num_threads(1)
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import load_checkpoint
+from prm.eval.pipeline import SteadyMemory
 from prm.eval.segment import segment_files
 
 network, pictures, out, leak = map(Path, sys.argv[1:])
@@ -206,8 +207,13 @@ def leaky(self, images, proposals):
     kept.extend(one.prm.clone() for answer in answers for one in answer.instances)
     return answers
 
+def trimmed(self, call=SteadyMemory.__call__):
+    self._after = 0  # it is time
+    return call(self)
+
 if leak.name == "leak":
     Segmenter.__call__ = leaky
+SteadyMemory.__call__ = trimmed  # what is in use, without what is kept for the next picture
 segmenter = Segmenter.from_checkpoint(load_checkpoint(network), size=384)
 answers = segment_files(segmenter, ["thing", "other"], sorted(pictures.iterdir()), out, limit=30)
 print(json.dumps([picture["memory_mb"] for picture in answers.pictures.values()]))
