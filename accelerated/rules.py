@@ -108,7 +108,8 @@ def _walk_conv2d(
             return F.conv2d(q, turned, None, 1, 0, dilation, groups).contiguous(memory_format=layout(G))
         q = times(G, *where)
         if turned.shape[2:] == (1, 1):
-            return _spread(F.conv2d(q, turned, None, 1, 0, 1, groups), stride, offset, tuple(size))
+            q = F.conv2d(q, turned, None, 1, 0, 1, groups).contiguous(memory_format=layout(G))
+            return _spread(q, stride, offset, tuple(size))
         if groups == 1 and stride[0] == stride[1] and len(turned) * stride[0] ** 2 <= 16 and dilation == [1, 1]:
             reached = _by_phases(q, turned, stride[0])
         else:
@@ -137,8 +138,7 @@ def layout(values: Tensor) -> torch.memory_format:
 
 def _spread(values: Tensor, stride: list[int], offset: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Windows of `size` whose row stride * i - offset holds row i of values (K, C, h, w), columns alike; else 0."""
-    out = torch.zeros((*values.shape[:2], *size), dtype=values.dtype, device=values.device)
-    out = out.contiguous(memory_format=layout(values))
+    out = empty((*values.shape[:2], *size), values).zero_()
     for k, start in enumerate(offset.tolist()):
         first = [max(-(-o // s), 0) for o, s in zip(start, stride)]
         last = [min(-(-(o + length) // s), have) for o, s, length, have in zip(start, stride, size, values.shape[2:])]

@@ -242,11 +242,12 @@ class Visits:
         """The same without factors."""
         return self.with_(self.P, (), self.fresh or bool(self.factors)) if self.factors else self
 
-    def times(self, factors: tuple[Shared, ...]) -> Tensor:
-        """values times shared maps."""
+    def times(self, factors: tuple[Shared, ...], overwrite: bool = False) -> Tensor:
+        """values times shared maps; `overwrite`: in the same memory."""
         values = self.values
         for shared in factors:
-            values = times(values, shared, self.image, self.origin)
+            values = times(values, shared, self.image, self.origin, out=values if overwrite else None)
+            overwrite = True
         return values
 
     def span(self, k: int) -> Span:
@@ -283,16 +284,20 @@ class Visits:
         With less P everywhere, or more allowed, nothing is kept that otherwise would not be.
         """
         mass = self.P.sum(dim=1).double().cpu().numpy()
-        first, last, kept = self.first.copy(), self.last.copy(), np.empty(len(mass))
-        for k, one in enumerate(mass):
-            for axis in (0, 1):
-                along = one.sum(axis=1 - axis)
-                begin = min(int((along.cumsum() <= allowed).sum()), len(along) - 1)
-                end = max(len(along) - int((along[::-1].cumsum() <= allowed).sum()), begin + 1)
-                first[k, axis] = max(first[k, axis], self.origin[k, axis] + begin)
-                last[k, axis] = min(last[k, axis], self.origin[k, axis] + end)
-            kept[k] = one[window(first[k] - self.origin[k], last[k] - first[k])].sum()
-        dropped = torch.from_numpy(mass.sum(axis=(1, 2)) - kept).to(self.values.device).clamp(min=0)
+        first, last, inside = self.first.copy(), self.last.copy(), np.ones(mass.shape, bool)
+        for axis in (0, 1):
+            along, n = mass.sum(axis=2 - axis), mass.shape[1 + axis]
+            begin = (along.cumsum(axis=1) <= allowed).sum(axis=1).clip(max=n - 1)
+            end = (n - (along[:, ::-1].cumsum(axis=1) <= allowed).sum(axis=1)).clip(min=begin + 1)
+            first[:, axis] = np.maximum(first[:, axis], self.origin[:, axis] + begin)
+            # Where P is all zero, one element is kept.
+            last[:, axis] = np.minimum(last[:, axis], self.origin[:, axis] + end).clip(min=first[:, axis] + 1)
+            place = self.origin[:, axis, None] + np.arange(n)
+            within = (first[:, axis, None] <= place) & (place < last[:, axis, None])
+            inside &= within[:, :, None] if axis == 0 else within[:, None, :]
+        dropped = torch.from_numpy(np.where(inside, 0, mass).sum(axis=(1, 2))).to(self.values.device)
+        if np.array_equal(first, self.first) and np.array_equal(last, self.last):
+            return self, dropped
         size = tuple((last - first).max(axis=0).tolist())
         if len(mass) == 1:
             values = placed(self.values, first - self.origin, size)
@@ -306,11 +311,11 @@ class Visits:
         return Visits(values, first, last, origin, self.image, self.factors, fresh=True), dropped
 
     def plus(self, other: Visits, shape: tuple[int, ...]) -> Visits:
-        """The sum of two contributions to one tensor of `shape`, on windows that hold both."""
+        """The sum of two contributions to one tensor of `shape`, on windows that hold both. Neither is used again."""
         common = tuple(f for f in self.factors if f in other.factors)
         a, b = (self, other) if self.values.numel() >= other.values.numel() else (other, self)
         more, rest = (tuple(f for f in v.factors if f not in common) for v in (a, b))
-        values = a.times(more)
+        values = a.times(more, overwrite=a.fresh)
         if values.dim() != 4:
             return a.with_(values + b.times(rest), common)
         first, last = np.minimum(a.first, b.first), np.maximum(a.last, b.last)
@@ -343,9 +348,9 @@ def window(origin: np.ndarray, size) -> Span:
 
 def times(
     values: Tensor, shared: Shared, image: np.ndarray, origin: np.ndarray,
-    offset: np.ndarray | None = None, size: tuple[int, int] | None = None,
+    offset: np.ndarray | None = None, size: tuple[int, int] | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """values (K, C, h, w) times each peak's window of a shared map; (K, F) times each peak's row.
+    """values (K, C, h, w) times each peak's window of a shared map, into `out`; (K, F) times each peak's row.
 
     Given `offset` and `size`, on windows that begin `offset` (K, 2) inside of those of values, zero beyond them.
     """
@@ -353,7 +358,7 @@ def times(
         return values * shared.rows(image)
     have = tuple(values.shape[2:])
     if size is None or (size == have and not offset.any()):
-        offset, out = np.zeros_like(origin), empty(values.shape, values)
+        offset, out = np.zeros_like(origin), empty(values.shape, values) if out is None else out
     else:
         out = empty((*values.shape[:2], *size), values).zero_()
     for k, n in enumerate(image.tolist()):

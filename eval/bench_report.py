@@ -73,7 +73,19 @@ def walk_tables(rows: Sequence[dict]) -> list[Table]:
         )
         before.add_row(*case, spread(row["plain_forward"]), *stages, *memory,
                        f"{row['highest_mb']:.0f}", f"{row['held_mb']:.0f}")  # fmt: skip
-    return [times, before]
+    return [times, before, _mass_table(rows)]
+
+
+def _mass_table(rows: Sequence[dict]) -> Table:
+    """How far from its middle a PRM's mass lies."""
+    shares = list(rows[0]["mass_within"])
+    headings = [share if share == "all" else f"{float(share):.6g}" for share in shares]
+    table = Table("network", "size", "peaks", *headings,
+                  title="A square around the middle holds so much of a PRM if its side is ... pixels")  # fmt: skip
+    for row in rows:
+        sides = (f"{row['mass_within'][share]:g}" for share in shares)
+        table.add_row(row["network"], _size(row["size"]), str(row["peaks"]), *sides)
+    return table
 
 
 def growth(rows: Sequence[dict]) -> list[str]:

@@ -610,6 +610,14 @@ def bench_walk(
     size: Annotated[
         list[str] | None, typer.Option(metavar="SIDE|HxW", help="The picture, pixels; may be repeated. Default: 448.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="A trained network instead, on the pictures of --image.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture for --checkpoint, walked as by `prm segment`, from its strongest peaks; may be "
+                     "repeated."),
+    ] = None,
     peaks: Annotated[list[int] | None, typer.Option(min=1, help="How many; may be repeated. Default: 10.")] = None,
     competitor: Annotated[
         list[str] | None,
@@ -635,7 +643,12 @@ def bench_walk(
     from . import bench, bench_report
     from .competitors import zennit_parts
 
-    started, sizes = time.perf_counter(), [_height_width(text) for text in size or ["448"]]
+    started = time.perf_counter()
+    if (checkpoint is None) != (not image) or (image and size):
+        raise InputError("--checkpoint and --image go together, and without --size: the pictures have theirs")
+    pictures = [{"size": _height_width(text)} for text in size or ["448"]]
+    if image:
+        pictures = [{"size": None, "image": str(file)} for file in image]
     _one_of("--network", [network], NETWORK_NAMES)
     _one_of("--competitor", competitor or [], bench.COMPETITORS)
     _one_of("--where", [where], ("random", "corner", "centre"))
@@ -644,15 +657,15 @@ def bench_walk(
     if "zennit" in (competitor or []):
         zennit_parts()
     _bench_outputs(device, json_file, plot)
-    common = {"network": network, "where": where, "seed": seed, "device": device}
+    common = {"network": network, "where": where, "seed": seed, "device": device, "checkpoint": str(checkpoint or "")}
     versus = {"competitors": competitor or [], "epsilons": epsilon or [], "rounds": rounds,
               "competitor_peaks": competitor_peaks}  # fmt: skip
     with console.status("comparing with the oracle"):
-        difference = bench.oracle_difference(network, to_reference, device=device)
+        difference = bench.oracle_difference(network, to_reference, device=device, checkpoint=common["checkpoint"])
     out_console.print(f"L1 to the oracle at 64 x 64: {difference:.1e} (at most {bench.ORACLE:.0e})")
     rows = []
-    for name, side, number in _bench_cases(bench, malloc, sizes, peaks or [10]):
-        case = common | {"size": side, "peaks": number}
+    for name, one, number in _bench_cases(bench, malloc, pictures, peaks or [10]):
+        case = common | one | {"peaks": number}
         row = bench.measure("walk", case | versus, name, threads) | {"oracle_difference": difference}
         row |= bench.measure("walk-memory", case, name, threads)
         rows.append(row if difference <= bench.ORACLE else bench.withheld(row))
