@@ -511,7 +511,8 @@ class MaxPool(Rule):
         spans = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((h, w), stride, dilation, kernel)]
         below = empty((K, C, *spans), visits.values).zero_()
         if "place" not in state.lazy:
-            state.lazy["place"] = Computed(indices.shape, U, state.maps, partial(self._places, indices, U.shape))
+            wide = U.to(torch.promote_types(U.dtype, torch.float32))  # bfloat16 holds no place beyond 256
+            state.lazy["place"] = Computed(indices.shape, wide, state.maps, partial(self._places, indices, U.shape))
         for tap in np.ndindex(*kernel):
             if tap not in state.lazy:
                 place = float(dilation[0] * tap[0] * U.shape[3] + dilation[1] * tap[1])

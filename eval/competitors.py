@@ -70,9 +70,6 @@ class GradientRun:
     def __init__(self, images: Tensor, responses: Tensor, maps: Tensor):
         self.images, self.responses, self.maps = images, responses, maps
 
-    def ready(self, peaks: Tensor) -> None:
-        """Nothing is left to prepare: the stored forward pass holds the normalisers."""
-
     def prms(self, peaks: Tensor) -> Tensor:
         """(K, H, W) of peaks (K, 4), rows (image, class, row, column)."""
         out = []

@@ -282,7 +282,26 @@ def test_from_a_checkpoint(device):
     assert "\n" not in str(caught.value)
 
 
+def test_truncated_maps_come_with_their_bounds(device):
+    checkpoint = random_checkpoint("smallnet", ["a", "b"], widths=(4, 6), pools=2, depth=2)
+    options = {"class_threshold": 0.0, "peak_threshold": 0.0}
+    given = [picture(64, 80, 2)], [encoded(masks(64, 80, 2))]
+    exact, near = (
+        Segmenter.from_checkpoint(checkpoint, str(device), **options, epsilon=epsilon)(*given)[0]
+        for epsilon in (0.0, 0.1)
+    )
+    assert exact.bound.shape == (exact.peaks,) and not exact.bound.any()
+    assert near.peaks == exact.peaks and (near.bound > 0).any() and (near.bound <= 0.2 / (1 - near.leaked)).all()
+
+
 # ---- what is refused
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.0, "0.1"])
+def test_an_epsilon_that_is_no_share(epsilon, device):
+    checkpoint = random_checkpoint("smallnet", ["a"], widths=(4,), pools=1, depth=1)
+    with pytest.raises(InputError, match="epsilon"):
+        Segmenter.from_checkpoint(checkpoint, str(device), epsilon=epsilon)
 
 
 def test_proposals_of_another_picture(device):
