@@ -30,7 +30,8 @@ class PeakResponseMaps:
     """Peak Response Maps of K peaks and their account.
 
     prms : (K, H, W), each summing to 1, or all zero where `empty`
-    leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image
+    leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image or, with
+        `epsilon`, was dropped
     empty : (K,) bool, nothing arrived
     bound : (K,) float64, most by which the PRM may differ from the exact one in L1, rounding apart: 0 without `epsilon`
     """
@@ -42,7 +43,10 @@ class PeakResponseMaps:
 
 
 class PreparedWalk:
-    """One forward pass of a batch and what the walk back needs of it; `maps` (N, C, h, w) are its response maps."""
+    """One forward pass of a batch and what the walk back needs of it; `maps` (N, C, h, w) are its response maps.
+
+    Part of it is computed when peaks first need it: leave the images as they are, and walk in one thread at a time.
+    """
 
     def __init__(self, walk: PeakBackprop, images: Tensor, numbers: Sequence[int] | None):
         on_cpu = images.device.type == "cpu"
@@ -59,6 +63,7 @@ class PreparedWalk:
             )
         check_finite(self.maps, numbers)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def prms(self, peaks: Tensor) -> PeakResponseMaps:
         """Walk down from K peaks.
@@ -90,7 +95,7 @@ class PreparedWalk:
             start = start if self._walk.windows else start.on_whole(tuple(self.maps.shape[1:]))
             self._walk.plan.back(start, self._states, arrive, self._memory, self._walk.epsilon)
         total = prms.sum(dim=(1, 2), keepdim=True)
-        empty = total.flatten() <= 0
+        empty = ~(total.flatten() > 0)
         prms = torch.where(total > 0, prms / total, 0)
         leaked, dropped = lost
         # Of the exact total, arrived + e, the share e is missing here, e <= dropped: that much was not added, and the
@@ -148,7 +153,7 @@ class PeakBackprop:
         Bytes that the maps of the peaks in one pass may take; more peaks take more passes, and one peak goes at least.
         None: 16 MiB on a CPU, which keeps them in its cache, 512 MiB on other devices.
     windows : bool
-        False: every peak carries whole maps. The same PRMs, slower: to check the windows against.
+        False: every peak carries whole maps, but for what `epsilon` cuts. The same PRMs, slower: to check the windows.
     epsilon : float
         Most of a walker's mass that may be dropped, at the ends of windows, to make them smaller; `bound` of the answer
         says how far each PRM may then be from the exact one. 0, the default: nothing is dropped.
@@ -184,6 +189,7 @@ class PeakBackprop:
         # MiB that is freed teaches it to keep smaller ones.
         torch.empty(31 * 2**20, dtype=torch.uint8)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def prepare(self, images: Tensor, numbers: Sequence[int] | None = None) -> PreparedWalk:
         """One forward pass of images (N, channels, H, W): `.maps` are class response maps, `.prms(peaks)` walks.

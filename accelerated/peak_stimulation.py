@@ -93,17 +93,29 @@ def _peak_stimulation(M: Tensor, window: int, kind: str, value: float, upsample:
     scores = (torch.where(valid, maps, 0).flatten(2) / number[..., None]).sum(dim=2)
 
     N, C, H, W = maps.shape
-    rows = N * C * capacity(H, W, window)
+    return scores, *_listed(valid, N * C * capacity(H, W, window), wait=M.device.type == "cpu")
+
+
+def _listed(valid: Tensor, rows: int, wait: bool) -> tuple[Tensor, Tensor]:
+    """The True places of (N, C, H, W) in row-major order, (rows, 4) int64 padded with -1, and their count () int32.
+
+    wait: let the host wait for their number, and go through them alone.
+    """
+    _, C, H, W = valid.shape
     flat = valid.flatten()
-    # The k-th valid peak in row-major order goes to row k; everything else to a spare last row.
-    slot = torch.where(flat, flat.cumsum(0) - 1, rows)
-    index = torch.full((rows + 1,), -1, dtype=torch.int64, device=M.device)
-    index[slot] = torch.arange(flat.numel(), device=M.device)
-    index = index[:rows]
-    count = flat.sum().to(torch.int32)
-    filled = torch.arange(rows, device=M.device) < count
-    peaks = torch.stack([index // (C * H * W), index // (H * W) % C, index // W % H, index % W], dim=1)
-    return scores, torch.where(filled[:, None], peaks, -1), count
+    if wait:
+        index = flat.nonzero()[:, 0]
+        count = torch.tensor(len(index), dtype=torch.int32, device=valid.device)
+    else:
+        # The k-th goes to row k; everything else to a spare last row.
+        index = torch.full((rows + 1,), -1, dtype=torch.int64, device=valid.device)
+        index[torch.where(flat, flat.cumsum(0) - 1, rows)] = torch.arange(flat.numel(), device=valid.device)
+        index, count = index[:rows], flat.sum().to(torch.int32)
+    places = torch.stack([index // (C * H * W), index // (H * W) % C, index // W % H, index % W], dim=1)
+    if wait:
+        return torch.cat([places, places.new_full((rows - len(places), 4), -1)]), count
+    filled = torch.arange(rows, device=valid.device) < count
+    return torch.where(filled[:, None], places, -1), count
 
 
 @_peak_stimulation.register_fake
@@ -120,6 +132,7 @@ def _peak_stimulation_backward(
 ) -> Tensor:
     """Eq. 3: dL/dM (N, C, height, width), 1/N^c of dL/ds^c at each valid peak, NaN on maps that have none."""
     N, C = grad_scores.shape
+    peaks = peaks[: int(count)] if peaks.device.type == "cpu" else peaks
     filled = torch.arange(peaks.shape[0], device=peaks.device) < count
     n, c, row, col = torch.where(filled[:, None], peaks, 0).unbind(1)
     weight = filled.to(grad_scores.dtype)

@@ -183,7 +183,7 @@ class Rule:
     `executes`: whether the forward pass runs the model's own code; the other rules compute from their parents alone.
     `local`: whether `back` takes windows; the other rules are handed whole maps.
     `factored`: whether it takes visits with shared factors; the other rules are handed P itself.
-    `grows`: whether the windows below are larger than those above.
+    `grows`: whether the windows below reach further than those above, so that it pays to truncate them before.
     """
 
     executes = True
@@ -554,7 +554,7 @@ class Addition(Rule):
 
     def back(self, visits, state):
         (a, b), maps = state.values, state.maps
-        # If P comes with the sum's own positive part, it is 0 wherever neither summand is positive.
+        # If P comes with the sum as a factor, it is 0 wherever that is not positive, and so where neither summand is.
         if a.dim() == 4 and a.shape == b.shape and maps.plain(state.value) in visits.factors:
             plus, factors = (maps.positive(a), maps.positive(b)), visits.factors
             if factors not in state.lazy:
@@ -575,7 +575,7 @@ class Addition(Rule):
     def _share(factors, plus, n: int, span: Span, out: Tensor) -> None:
         """Into out: the factors' product over the sum of the positive parts; 0 where both are 0."""
         total = plus[0].region(n, span) + plus[1].region(n, span)
-        torch.div(product(factors, n, span), total.clamp_(min=torch.finfo(total.dtype).tiny), out=out)
+        torch.div(product(factors, n, span), total, out=out).masked_fill_(total == 0, 0)
 
 
 class Concatenation(Rule):
@@ -701,7 +701,7 @@ def register_rule(*types: type[nn.Module]) -> Callable[[Callable], Callable]:
     P : (K, ...) visits of the module's output, one row a peak; float32, float64 or bfloat16, the dtype of U
     U : values of the module's inputs that depend on the image, (K, ...) each, in the order of its arguments
     P(U) : a tensor of U's shape, or a tuple with one for each of several inputs; >= 0, and together no more than P.
-        What of P they do not hold is counted as leaked.
+        What of P they do not hold is counted as leaked. Linear in P, or the `bound` of truncated PRMs does not hold.
 
     The module is then run as it is and not looked into. Register before PeakBackprop and fully_convolutional see the
     model. A registered rule comes before a built-in one, and a second one for the same type replaces the first. Raises

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -126,21 +127,23 @@ class Workspace:
 
     def __init__(self):
         self._free: list[Tensor] = []
+        self._lock = Lock()
 
     def take(self, like: Tensor, count: int) -> Tensor:
         """Memory for `count` numbers of the type and device of `like`, uninitialised, (>= count,)."""
-        fits = [
-            t for t in self._free if t.dtype == like.dtype and t.device == like.device and count <= len(t) <= 2 * count
-        ]
-        if not fits:
-            return like.new_empty(count)
-        best = min(fits, key=len)
-        self._free = [t for t in self._free if t is not best]
-        return best
+        same = lambda t: t.dtype == like.dtype and t.device == like.device  # noqa: E731
+        with self._lock:
+            fits = [t for t in self._free if same(t) and count <= len(t) <= 2 * count]
+            if not fits:
+                return like.new_empty(count)
+            best = min(fits, key=len)
+            self._free = [t for t in self._free if t is not best]
+            return best
 
     def give(self, memory: list[Tensor]) -> None:
         """Keep what a forward pass had, and no more: what an earlier one had and this one did not need is let go."""
-        self._free = memory
+        with self._lock:
+            self._free = memory
 
 
 class SharedMaps:
@@ -281,30 +284,35 @@ class Visits:
         """Windows without the rows and columns at their four ends that hold at most `allowed` of P, at each end,
         and the mass (K,) float64 that was dropped.
 
-        With less P everywhere, or more allowed, nothing is kept that otherwise would not be.
+        With less P everywhere, or more allowed, nothing is kept that otherwise would not be: where the ends meet, all
+        of P is dropped.
         """
         mass = self.P.sum(dim=1).double().cpu().numpy()
         first, last, inside = self.first.copy(), self.last.copy(), np.ones(mass.shape, bool)
+        gone = np.zeros(len(mass), bool)
         for axis in (0, 1):
             along, n = mass.sum(axis=2 - axis), mass.shape[1 + axis]
-            begin = (along.cumsum(axis=1) <= allowed).sum(axis=1).clip(max=n - 1)
-            end = (n - (along[:, ::-1].cumsum(axis=1) <= allowed).sum(axis=1)).clip(min=begin + 1)
+            begin = (along.cumsum(axis=1) <= allowed).sum(axis=1)
+            end = n - (along[:, ::-1].cumsum(axis=1) <= allowed).sum(axis=1)
+            gone |= begin >= end
+            begin, end = begin.clip(max=n - 1), end.clip(min=1)
             first[:, axis] = np.maximum(first[:, axis], self.origin[:, axis] + begin)
-            # Where P is all zero, one element is kept.
+            # A window is never empty.
             last[:, axis] = np.minimum(last[:, axis], self.origin[:, axis] + end).clip(min=first[:, axis] + 1)
             place = self.origin[:, axis, None] + np.arange(n)
             within = (first[:, axis, None] <= place) & (place < last[:, axis, None])
             inside &= within[:, :, None] if axis == 0 else within[:, None, :]
+        inside[gone] = False
         dropped = torch.from_numpy(np.where(inside, 0, mass).sum(axis=(1, 2))).to(self.values.device)
-        if np.array_equal(first, self.first) and np.array_equal(last, self.last):
+        if not gone.any() and np.array_equal(first, self.first) and np.array_equal(last, self.last):
             return self, dropped
         size = tuple((last - first).max(axis=0).tolist())
-        if len(mass) == 1:
+        if len(mass) == 1 and not gone[0]:
             values = placed(self.values, first - self.origin, size)
             return Visits(values, first, last, first, self.image, self.factors, self.fresh), dropped
         origin = np.minimum(first, self.origin + np.array(self.size) - size)
         values = empty((*self.values.shape[:2], *size), self.values).zero_()
-        for k in range(len(mass)):
+        for k in np.flatnonzero(~gone).tolist():
             length = last[k] - first[k]
             here, there = (window(first[k] - o[k], length) for o in (origin, self.origin))
             values[(k, slice(None), *here)] = self.values[(k, slice(None), *there)]

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prm.accelerated import PeakStimulation, peak_stimulation
-from prm.accelerated.peak_stimulation import capacity
+from prm.accelerated.peak_stimulation import _listed, capacity
 from prm.parity_tests.strategies import MAP_KINDS, has_near_ties, maps
 from prm.parity_tests.tolerances import POOLING, POOLING_GRADIENT, as_array, assert_close, assert_equal
 from prm.reference import peak_stimulation as oracle
@@ -287,3 +287,12 @@ def test_bad_maps(M):
     for refuses in (lambda: PeakStimulation()(M), lambda: peak_stimulation(M)):
         with pytest.raises(ValueError, match=r"\(N, C, H, W\)"):
             refuses()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_the_list_of_peaks_is_the_same_whether_the_host_waits_or_not(share, device):
+    valid = (torch.rand(2, 3, 7, 5, generator=torch.Generator().manual_seed(0)) < share).to(device)
+    (waited, number), (static, same) = (_listed(valid, 2 * 3 * 7 * 5, wait) for wait in (True, False))
+    assert_equal(waited, static, "peaks")
+    assert number.dtype == same.dtype == torch.int32 and int(number) == int(same) == int(valid.sum())
+    assert_equal(static[: int(same)], valid.nonzero(), "places")

@@ -65,6 +65,58 @@ def test_the_argmax_of_a_wide_map_is_found_in_every_dtype(device, dtype):
         assert image[0, peak[1], place[0], place[1]] == run.maps[tuple(peak)]
 
 
+def test_pooling_right_behind_a_sum(device):
+    """What is pooled is positive, but not all of the sum is: where neither summand is positive nothing may be."""
+    a, b, h = (torch.nn.Conv2d(c, o, 1, bias=False).double() for c, o in ((1, 1), (1, 1), (1, 2)))
+    for layer, weight in ((a, 1.0), (b, 2.0), (h, 1.0)):
+        torch.nn.init.constant_(layer.weight, weight)
+
+    class Summed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.h, self.pool = a, b, h, torch.nn.MaxPool2d(2)
+
+        def forward(self, x):
+            return self.h(self.pool(self.a(x) + self.b(x)))
+
+    image = torch.tensor([[[[-3.0, 1.0, 2.0, -9.0], [0.5, -4.0, -1e30, 3.0]]]], dtype=F64, device=device)
+    module = Summed().eval().to(device)
+    peaks = torch.tensor([(0, 0, 0, 0), (0, 1, 0, 1)])
+    for dtype in (F64, torch.float32):
+        found = PeakBackprop(module.to(dtype)).prepare(image.to(dtype)).prms(peaks.to(device))
+        network = to_reference(module.double().cpu())
+        activations = forward(network, image[0].cpu().numpy())
+        for k, (_, *peak) in enumerate(peaks.tolist()):
+            assert_close(found.prms[k], walk(network, activations, tuple(peak)).prm, dtype, f"PRM {k}", NETWORK)
+        module.to(device)
+
+
+def test_inside_and_outside_of_inference_mode(device):
+    torch.manual_seed(0)
+    walker, image = PeakBackprop(resnet18(3).eval().to(device)), torch.randn(1, 3, 64, 64, device=device)
+    peaks = torch.tensor([(0, 1, 1, 1), (0, 2, 0, 0)], device=device)
+    outside = walker.prepare(image).prms(peaks).prms
+    with torch.inference_mode():
+        run = walker.prepare(image.clone())
+        assert_close(run.prms(peaks[:1]).prms, outside[:1], torch.float32, "inside", NETWORK)
+    assert_close(run.prms(peaks).prms, outside, torch.float32, "prepared inside, walked outside", NETWORK)
+    assert_close(walker.prepare(image).prms(peaks).prms, outside, torch.float32, "outside again", NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("rows", "allowed", "kept"),
+    [([0.5, 0.125], 0.25, [0.5, 0]), ([0.5, 0.125], 0.5625, [0, 0]), ([0.25, 0.0625, 0.0625], 1.0, [0, 0, 0]),
+     ([0.25, 0.125, 0.25], 0.25, [0, 0.125, 0]), ([0.25, 0.125, 0.25], 0.375, [0, 0, 0]), ([0.0, 0.0], 0.1, [0, 0]),
+     ([0.125, 0.25, 0.5, 0.0625], 0.0, [0.125, 0.25, 0.5, 0.0625])],
+)  # fmt: skip
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_the_ends_of_a_window_meet_all_is_dropped(rows, allowed, kept, count):
+    P = torch.tensor(rows, dtype=F64).reshape(1, 1, -1, 1).expand(count, 1, -1, 1)
+    left, dropped = Visits.whole(P.clone(), np.zeros(count, np.int64)).truncated(allowed)
+    assert left.on_whole((1, len(rows), 1)).values.flatten(1).tolist() == count * [kept]
+    assert dropped.tolist() == count * [sum(rows) - sum(kept)]
+
+
 @given(case=cnns(), memory=st.sampled_from([1, 3000, 40_000, 1 << 40]))
 def test_any_memory_gives_the_same(device, case, memory):
     module, images = case.module().to(device), case.pictures().to(device)
@@ -85,7 +137,7 @@ def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     together = []
     pick = Visits.pick
     monkeypatch.setattr(Visits, "pick", lambda self, which, shape: together.append(which) or pick(self, which, shape))
-    run = PeakBackprop(resnet18(4).to(device), max_memory=1 << 20).prepare(torch.randn(1, 3, 64, 64, device=device))
+    run = PeakBackprop(resnet18(4).eval().to(device), max_memory=1 << 20).prepare(torch.randn(1, 3, 64, 64, device=device))
     run.prms(peaks_all_over(run.maps.shape).to(device))
     assert together and all(part.stop - part.start < 9 for part in together)
 

@@ -18,7 +18,7 @@ for network in resnet50 vgg16; do
     prm bench walk --network $network --size 800x1333 $autograd --competitor-peaks 2 --rounds 3 $both \
         --json $out/$network-800x1333.json
 done
-prm bench walk --size 448 --size 800 --size 1600 --peaks 3 --peaks 30 --competitor full --competitor autograd \
+prm bench walk --size 448 --size 800 --size 1600 --peaks 3 --peaks 20 --competitor full --competitor autograd \
     --competitor-peaks 1 --rounds 3 --threads 2 --json $out/growth.json --plot docs/cost-walk.png
 
 # Truncation, on random weights and on trained networks with pictures that they were not trained on.
