@@ -30,8 +30,8 @@ class PeakResponseMaps:
     """Peak Response Maps of K peaks and their account.
 
     prms : (K, H, W), each summing to 1, or all zero where `empty`
-    leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image or, with
-        `epsilon`, was dropped
+    leaked : (K,) float64, share of the walker's mass that layers could not pass on; the rest arrived at the image, or
+        was dropped where `epsilon` allows it
     empty : (K,) bool, nothing arrived
     bound : (K,) float64, most by which the PRM may differ from the exact one in L1, rounding apart: 0 without `epsilon`
     """

@@ -137,7 +137,8 @@ def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     together = []
     pick = Visits.pick
     monkeypatch.setattr(Visits, "pick", lambda self, which, shape: together.append(which) or pick(self, which, shape))
-    run = PeakBackprop(resnet18(4).eval().to(device), max_memory=1 << 20).prepare(torch.randn(1, 3, 64, 64, device=device))
+    walker = PeakBackprop(resnet18(4).eval().to(device), max_memory=1 << 20)
+    run = walker.prepare(torch.randn(1, 3, 64, 64, device=device))
     run.prms(peaks_all_over(run.maps.shape).to(device))
     assert together and all(part.stop - part.start < 9 for part in together)
 

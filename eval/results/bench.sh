@@ -41,6 +41,6 @@ prm bench walk -c demo/network $(ls demo/scenes/val/*.png | head -3 | sed 's/^/-
     --peaks 30 --competitor autograd --competitor-peaks 5 $epsilons --json $out/epsilon-synthetic.json
 
 prm bench retrieval --proposals 50 --proposals 200 --proposals 1000 --proposals 2000 --peaks 10 --peaks 30 --threads 2 \
-    --json $out/retrieval.json --plot docs/cost-retrieval.png
+    --no-making --json $out/retrieval.json --plot docs/cost-retrieval.png
 prm bench peaks --threads 2 --json $out/peaks.json
 prm bench segment --peaks 30 --competitor $both --json $out/segment.json
