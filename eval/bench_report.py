@@ -220,7 +220,7 @@ def _finish(figure: Figure, panels, ylabel: str, path) -> None:
     for axes in panels:
         axes.set(xscale="log", yscale="log", ylabel=ylabel)
         ticks = sorted({x for line in axes.lines for x in line.get_xdata()})
-        axes.set_xticks(ticks, [f"{x:.3g}" for x in ticks])
+        axes.set_xticks(ticks, [f"{x:.4g}" for x in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
