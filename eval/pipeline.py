@@ -60,17 +60,19 @@ class SteadyMemory:
     """Keeps freed memory from piling up in the process, where the C library is glibc; elsewhere it only watches.
 
     glibc keeps what arrays of many sizes leave behind, for each thread apart. Handing it back after every picture costs
-    a fifth of a small picture's time, since the same pages are soon asked for again; so it waits for growth by half.
+    a fifth of a small picture's time, since the same pages are soon asked for again; so it waits until half as much
+    again is held as was once left.
     """
 
     def __init__(self):
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-        self._after = 0.0
+        self._least = 0.0
 
     def __call__(self) -> float | None:
         """To be called between pictures: hands memory back if it is time, and returns what `resident_mb` then says."""
         held = resident_mb()
-        if held is not None and self._trim is not None and held > 1.5 * self._after:
+        if held is not None and self._trim is not None and held > 1.5 * self._least:
             self._trim(0)
-            held = self._after = resident_mb()
+            held = resident_mb()
+            self._least = min(self._least or held, held)
         return held

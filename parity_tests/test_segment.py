@@ -208,7 +208,7 @@ def leaky(self, images, proposals):
     return answers
 
 def trimmed(self, call=SteadyMemory.__call__):
-    self._after = 0  # it is time
+    self._least = 0  # it is time
     return call(self)
 
 if leak.name == "leak":
