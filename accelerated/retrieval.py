@@ -19,10 +19,7 @@ from torch import Tensor
 
 from prm import InputError
 
-from .runs import Proposals, checked_indices, run_sums
-
-# Bounds the working memory of every function here: numbers (of 8 bytes) in one temporary array.
-_CHUNK = 1 << 21
+from .runs import CHUNK, Proposals, checked_indices, run_sums
 
 # ---- Eq. 6
 
@@ -44,7 +41,7 @@ def background(maps: Tensor, classes: Tensor | Sequence[int], shape: tuple[int, 
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / torch.where(high > low, high - low, 1)
     Q = maps.new_empty(len(maps), *shape, dtype=torch.bool)
-    some = max(1, _CHUNK // (shape[0] * shape[1]))
+    some = max(1, CHUNK // (shape[0] * shape[1]))
     for part, out in zip(scaled.split(some), Q.split(some)):
         enlarged = F.interpolate(part[None], size=tuple(shape), mode="bilinear", align_corners=False)[0]
         torch.lt(enlarged, bias * enlarged.mean((1, 2), keepdim=True), out=out)
@@ -99,13 +96,13 @@ def terms(prms: Tensor, prepared: Prepared, background: Tensor, classes: Tensor 
     # Masks and contours in one list, so that each PRM is summed up once.
     starts, ends = torch.cat([masks.starts, contours.starts]), torch.cat([masks.ends, contours.ends])
     offsets = torch.cat([masks.offsets, contours.offsets[1:] + len(masks.starts)])
-    some = max(1, _CHUNK // (shape[0] * shape[1]))
+    some = max(1, CHUNK // (shape[0] * shape[1]))
     # float32 holds the 0 and 1 of Q exactly.
     over_background = torch.cat([
         run_sums(Q.flatten(1).float(), masks.starts, masks.ends, masks.offsets) for Q in background.split(some)
     ])  # fmt: skip
     sums = torch.empty(len(prms), len(masks), 3, dtype=torch.float64, device=prms.device)
-    some = max(1, _CHUNK // max(1, len(offsets)))
+    some = max(1, CHUNK // max(1, len(offsets)))
     for R, c, S in zip(prms.split(some), classes.split(some), sums.split(some)):
         over_both = run_sums(R.flatten(1), starts, ends, offsets)
         if over_both.numel() and not all(bound.isfinite() for bound in over_both.aminmax()):

@@ -497,7 +497,7 @@ class MaxPool(Rule):
         if self.local:
             return [self._by_taps(visits, state)], None
         visits = visits.dense()
-        below = visits.values.new_zeros((len(visits.values), state.values[0].shape[1], U.shape[2] * U.shape[3]))
+        below = visits.values.new_zeros((len(visits.values), U.shape[1], U.shape[2] * U.shape[3]))
         where = rows(indices, visits.image).expand_as(visits.values).flatten(2)
         below.scatter_add_(2, where, visits.values.flatten(2))
         return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None

@@ -19,8 +19,8 @@ from prm import InputError
 
 from . import run_kernels
 
-# Bounds the working memory of every function here: numbers (of 8 bytes) in one temporary array.
-_CHUNK = 1 << 21
+# Bounds the working memory of every function here and of `retrieval.py`: numbers (of 8 bytes) in one temporary array.
+CHUNK = 1 << 21
 # Maps that are summed up side by side: the cumulative sums at a run's end fill one line of a CPU's cache.
 _MAPS = 8
 
@@ -69,7 +69,7 @@ class Proposals:
         if masks.ndim != 3 or masks.dtype != torch.bool:
             raise InputError(f"masks must be (K, H, W) bool, not {tuple(masks.shape)} {masks.dtype}")
         count, height, width = masks.shape
-        step = max(1, 4 * _CHUNK // max(1, height * width))
+        step = max(1, 4 * CHUNK // max(1, height * width))
         parts = [_encode(masks[first : first + step]) for first in range(0, count, step)]
         return cls.concatenate(parts) if parts else cls.empty(height, width, masks.device)
 
@@ -169,7 +169,7 @@ class Proposals:
 
     def _chunks(self, fan_out: int) -> Iterator[Tensor]:
         """Consecutive groups of masks, of about so many runs that `fan_out` copies of them stay in the memory bound."""
-        step = max(1, _CHUNK * len(self) // max(1, fan_out * len(self.starts)))
+        step = max(1, CHUNK * len(self) // max(1, fan_out * len(self.starts)))
         for first in range(0, len(self), step):
             yield torch.arange(first, min(first + step, len(self)), device=self.device)
 
@@ -242,7 +242,7 @@ def run_intersections(
     masks = Proposals(1, size, starts, ends, offsets)
     others = Proposals(1, size, other_starts, other_ends, other_offsets)
     shared = starts.new_zeros(len(masks), len(others))
-    step = max(1, _CHUNK // max(1, len(other_starts)))
+    step = max(1, CHUNK // max(1, len(other_starts)))
     for first in range(0, len(masks), step):
         rows = torch.arange(first, min(first + step, len(masks)), device=starts.device)
         shared[rows] = _intersections(masks.select(rows), others)
@@ -266,7 +266,7 @@ def run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> Ten
         return sums
     length, counts = maps.shape[1] + 1, offsets.diff()
     # A few maps at a time, always in the same memory.
-    step = min(len(maps), max(1, _CHUNK // (length + len(starts))))
+    step = min(len(maps), max(1, CHUNK // (length + len(starts))))
     totals = maps.new_zeros(step, length, dtype=torch.float64)
     for first in range(0, len(maps), step):
         some = maps[first : first + step]
@@ -469,7 +469,7 @@ def _(maps, starts, ends, offsets):
     if len(starts) and not 0 <= runs[0].min() <= runs[1].max() < length:
         raise InputError(f"runs that maps of {length - 1} values do not hold")  # the loops do not look
     sums = np.empty((count, len(offsets) - 1))
-    step = max(1, min(count, _MAPS, 2 * _CHUNK // length))
+    step = max(1, min(count, _MAPS, 2 * CHUNK // length))
     space = np.empty(length * step)
     for first in range(0, count, step):
         some = values[first : first + step]

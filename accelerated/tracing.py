@@ -59,8 +59,7 @@ class Walk:
                 self._calls.insert(0, (node, [n for n in reads - needed if n not in constants]))
                 needed |= reads
         # Where windows grow they are cut first; each place may drop its share of what the whole walk may.
-        growing = [node for node in self._down if rules[node].grows]
-        self._growing = {node: 1 / len(growing) for node in growing}
+        self._growing = {node for node in self._down if rules[node].grows}
         self._overwriting = {node for node in rules if self._may_overwrite(node)}
 
     def _may_overwrite(self, node: fx.Node) -> bool:
@@ -126,7 +125,7 @@ class Walk:
                 return
             rule, state, here = self._rules[node], states[node], live.pop(node)
             if epsilon and node in self._growing:
-                here, dropped = here.truncated(epsilon * self._growing[node] / 4)
+                here, dropped = here.truncated(epsilon / (4 * len(self._growing)))
                 lost = lost + torch.stack([torch.zeros_like(dropped), dropped])
             if not rule.local:
                 here = here.on_whole(state.out)

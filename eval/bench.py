@@ -24,6 +24,8 @@ from pathlib import Path
 from prm import InputError
 from prm.files import reason
 
+from .pipeline import trim
+
 # How glibc gives memory back. By default a large block is borrowed from the system, and every new one is cleared page
 # by page as it is first touched; "tuned" keeps all blocks in the process, "huge" asks for large pages on top of that.
 # (The threshold from which blocks are borrowed cannot be set above 32 MiB: any larger value is passed over in silence.)
@@ -151,12 +153,8 @@ def ratios(others: Sequence[float], ours: Sequence[float]) -> dict:
 
 def resident() -> int:
     """Bytes of memory that the process holds now, after what is free has gone back."""
-    import ctypes
-
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()
     return _status("VmRSS")
 
 
@@ -293,7 +291,7 @@ def _walkers(model, upsample: int, competitors: Sequence[str], epsilons: Sequenc
 
 
 def _walk(walker, images, peaks, device):
-    """Seconds of forward, preparation and walk, and what the walk found.
+    """Seconds of forward, preparation and walk.
 
     Ours computes what all peaks share when their windows first need it: a second walk from the same peaks shows what
     the walk alone takes, and the first one's rest is preparation. The others prepare in their forward pass.
@@ -304,14 +302,14 @@ def _walk(walker, images, peaks, device):
     with timed(seconds, "forward", device):
         run = walker.prepare(images)
     with timed(seconds, "walk", device):
-        found = run.prms(peaks)
+        run.prms(peaks)
     seconds["preparation"], first = 0.0, seconds["walk"]
     if isinstance(walker, PeakBackprop):
         del seconds["walk"]
         with timed(seconds, "walk", device):
             run.prms(peaks)
         seconds["preparation"] = max(0.0, first - seconds["walk"])
-    return seconds, found
+    return seconds
 
 
 def measure_walk(
@@ -332,7 +330,7 @@ def measure_walk(
     peaks = len(where_to)
     ours = PeakBackprop(model, upsample)
     held = forget_highest(device)
-    _, exact = _walk(ours, images, where_to, device)
+    exact = ours.prepare(images).prms(where_to)
     most = highest(device)
     # Only now, so that the memory above is ours alone.
     walkers = {"ours": (ours, 0.0)} | _walkers(model, upsample, competitors, epsilons)
@@ -341,8 +339,8 @@ def measure_walk(
     for name, (walker, tolerance) in walkers.items():
         own = where_to if name.startswith("ours") else few
         row = {"name": name, "peaks": len(own)}
-        row |= _compared(name, walker, tolerance, exact, images, own, device, model)
-        variants[name] = lambda walker=walker, own=own: _walk(walker, images, own, device)[0]
+        row |= _compared(name, walker, tolerance, exact, images, own, model)
+        variants[name] = lambda walker=walker, own=own: _walk(walker, images, own, device)
         rows.append(row)
         errors += [name] if not row["passed"] and not name.startswith("ours,") else []
     rows[0]["passed"] = not errors
@@ -376,13 +374,13 @@ def mass_within(prms) -> dict[str, float]:
     return dict(zip([*map(str, SHARES), "all"], np.median(sides, axis=0).round(1).tolist()))
 
 
-def _compared(name, walker, tolerance, exact, images, peaks, device, model) -> dict:
+def _compared(name, walker, tolerance, exact, images, peaks, model) -> dict:
     """How far a walker's PRMs are from ours, and whether that is near enough."""
     from prm.accelerated import PeakBackprop
 
     if tolerance is None:
         return {"passed": True, "difference": None, "note": "another equation at additions: not compared"}
-    found = _walk(walker, images, peaks, device)[1]
+    found = walker.prepare(images).prms(peaks)
     if name == "zennit":
         exact = PeakBackprop(model, signed=True).prepare(images).prms(peaks)
     prms = getattr(found, "prms", found)
@@ -495,9 +493,6 @@ def oracle_difference(
 
 # ----------------------------------------------------------------------------------------------------------- retrieval
 
-SETTINGS = {"alpha": 0.8, "beta_area": 2.0, "bias": 0.95, "contour": 5, "iou": 0.3}
-
-
 def make_proposals(number: int, height: int, width: int, image: str = ""):
     """Exactly `number` proposals of height x width pixels, from a picture and as many drawn scenes as it takes."""
     import numpy as np
@@ -540,34 +535,38 @@ def random_prms(number: int, height: int, width: int, seed: int = 0):
 
 def _retrieve(proposals, prms, maps, classes, peaks, device) -> tuple[dict, tuple]:
     """Ours: seconds by stage, and (scores, choice, kept)."""
+    from prm.accelerated import SegmentationSettings
     from prm.accelerated.retrieval import background, best, nms, prepare, score, terms
 
-    (H, W), s, seconds = prms.shape[1:], SETTINGS, {}
+    (H, W), s, seconds = prms.shape[1:], SegmentationSettings(), {}
     with timed(seconds, "preparation", device):
-        ready = prepare(proposals, (H, W), s["contour"])
+        ready = prepare(proposals, (H, W), s.contour)
     with timed(seconds, "scores", device):
         own, of = classes.unique(return_inverse=True)
-        sums = terms(prms, ready, background(maps, own, (H, W), s["bias"]), of)
-        scores = score(sums, s["alpha"], s["beta_area"] / (H * W))
+        sums = terms(prms, ready, background(maps, own, (H, W), s.bias), of)
+        scores = score(sums, s.alpha, s.beta_area / (H * W))
     with timed(seconds, "choice", device):
         choice = best(scores, ready.allowed)
         value = scores.gather(1, choice[:, None])[:, 0]
-        kept, _ = nms(proposals.select(choice), value, classes, peaks, prms, s["iou"])
+        kept, _ = nms(proposals.select(choice), value, classes, peaks, prms, s.nms)
     return seconds, (scores, choice, kept, ready.allowed)
 
 
 def _retrieve_dense(dense, proposals, allowed, prms, maps, classes, peaks, device) -> tuple[dict, tuple]:
     """The competitor: `dense` is a DenseRetrieval, or None to make it, which is a stage then."""
+    from prm.accelerated import SegmentationSettings
+    from prm.accelerated.retrieval import best
+
     from .competitors import DenseRetrieval
 
-    (H, W), s, seconds = prms.shape[1:], SETTINGS, {}
+    (H, W), s, seconds = prms.shape[1:], SegmentationSettings(), {}
     with timed(seconds, "preparation", device):
-        dense = dense or DenseRetrieval(proposals, s["contour"])
+        dense = dense or DenseRetrieval(proposals, s.contour)
     with timed(seconds, "scores", device):
-        scores = dense.scores(prms, maps, classes, s["alpha"], s["beta_area"] / (H * W), s["bias"])
+        scores = dense.scores(prms, maps, classes, s.alpha, s.beta_area / (H * W), s.bias)
     with timed(seconds, "choice", device):
-        choice = dense.choose(scores, allowed)
-        kept, _ = dense.suppress(choice, scores, classes, peaks, prms, s["iou"])
+        choice = best(scores, allowed)
+        kept, _ = dense.suppress(choice, scores, classes, peaks, prms, s.nms)
     return seconds, (scores, choice, kept)
 
 
@@ -578,6 +577,8 @@ def measure_retrieval(
     """Eq. 6 and suppression, all in, from run-length encoded proposals, and by products of dense masks."""
     import torch
 
+    from prm.accelerated import SegmentationSettings
+
     from .competitors import DenseRetrieval
 
     masks = make_proposals(proposals, *size, image).to(device)
@@ -587,7 +588,7 @@ def measure_retrieval(
     held = forget_highest(device)
     _, (scores, choice, kept, allowed) = run()
     most = highest(device)
-    dense = DenseRetrieval(masks, SETTINGS["contour"])
+    dense = DenseRetrieval(masks, SegmentationSettings().contour)
     variants = {
         "ours": run,
         "dense": lambda: _retrieve_dense(dense, masks, allowed, *given, device),
@@ -726,6 +727,8 @@ def _published(segmenter, model, shown, masks, device):
     """Picture to masks as published implementations go about it: autograd a peak at a time, dense masks."""
     import torch
 
+    from prm.accelerated.retrieval import best
+
     from .competitors import DenseRetrieval, autograd_walk
 
     s, (H, W) = segmenter.settings, shown.shape[:2]
@@ -745,7 +748,7 @@ def _published(segmenter, model, shown, masks, device):
         with timed(seconds, "retrieval", device):
             dense = DenseRetrieval(masks.to(device).resized(*size), s.contour)
             scores = dense.scores(prms, maps, peaks[:, 0], s.alpha, s.beta_area / (size[0] * size[1]), s.bias)
-            choice = dense.choose(scores, allowed)
+            choice = best(scores, allowed)
             kept, _ = dense.suppress(choice, scores, peaks[:, 0], peaks[:, 1:], prms, s.nms)
         return seconds, [(int(choice[k]), int(peaks[k, 0])) for k in kept]
 

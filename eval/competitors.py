@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prm import InputError
 from prm.accelerated.peak_stimulation import enlarge
-from prm.accelerated.retrieval import Proposals, background, best, score, suppression
+from prm.accelerated.retrieval import Proposals, background, score, suppression
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, as in the fast path
 AS_THEY_ARE = (nn.MaxPool2d, nn.Dropout, nn.Identity)  # their gradient is what Eqs. 4-5 ask for
@@ -244,10 +244,6 @@ class DenseRetrieval:
         R = prms.flatten(1)
         terms = [R.mm(self.masks.T), R.mm(self.contours.T), Q.mm(self.masks.T)[of]]
         return score(torch.stack(terms, dim=2), alpha, beta)
-
-    def choose(self, scores: Tensor, allowed: Tensor) -> Tensor:
-        """(P,) each PRM's best proposal."""
-        return best(scores, allowed)
 
     def suppress(
         self, choice: Tensor, scores: Tensor, classes: Tensor, peaks: Tensor, prms: Tensor, iou: float

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -11,15 +11,17 @@ from pycocotools import mask as coco_mask
 from prm.files import atomic_write
 
 
-def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int]) -> list[dict]:
+def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int], file_name: str) -> list[dict]:
     """The instances of one picture as COCO results, in the order of `segmentation.instances`.
 
     image_id: the picture's id in the annotations that the results will be compared with.
     category_ids: for every label of the network, the category's id; `category_ids[instance.label]` is written.
+    file_name: the picture's. `COCO.loadRes` wants a plain list at the file's top level, so each dict carries it.
 
     Each dict has the format's keys: image_id, category_id, segmentation {size [H, W], counts str}, score, and bbox
     [x, y, width, height] in pixels; and ours: confidence, peak [row, col] in pixels of the picture, proposal (its
-    index), terms (the three of Eq. 6). Infinity and NaN, which JSON cannot hold, become None, but a score -1e300.
+    index), terms (the three of Eq. 6), file_name. Infinity and NaN, which JSON cannot hold, become None, but a score
+    -1e300.
     """
     results = []
     for instance in segmentation.instances:
@@ -36,28 +38,16 @@ def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int]) ->
             "peak": [_number(n) for n in instance.peak],
             "proposal": int(instance.proposal),
             "terms": [_number(n) for n in instance.terms],
+            "file_name": file_name,
         })
     return results
 
 
-def write_instances(path: str | os.PathLike, pictures: Iterable[tuple], category_ids: Sequence[int]) -> list[dict]:
-    """Write the instances of many pictures as one JSON array, and return it.
+def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+    """Write the COCO results of all pictures as one JSON array; a picture without instances leaves no trace.
 
-    pictures: (segmentation, image_id, file_name) of each. `COCO.loadRes` wants a plain list at the file's top level, so
-    each dict also carries its picture's "file_name", and a picture without instances leaves no trace.
     Raises InputError when the file cannot be written.
     """
-    results = [
-        result | {"file_name": os.fspath(file_name)}
-        for segmentation, image_id, file_name in pictures
-        for result in to_coco_results(segmentation, image_id, category_ids)
-    ]
-    write_results(path, results)
-    return results
-
-
-def write_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
-    """Write COCO results as one JSON array. Raises InputError when the file cannot be written."""
     atomic_write(path, json.dumps(results, allow_nan=False, indent=1).encode())
 
 

@@ -56,6 +56,12 @@ def resident_mb() -> float | None:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
+def trim() -> None:
+    """Hand freed memory back to the system, where the C library is glibc; elsewhere nothing happens."""
+    if os.name == "posix":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+
+
 class SteadyMemory:
     """Keeps freed memory from piling up in the process, where the C library is glibc; elsewhere it only watches.
 
@@ -65,14 +71,13 @@ class SteadyMemory:
     """
 
     def __init__(self):
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
         self._least = 0.0
 
     def __call__(self) -> float | None:
         """To be called between pictures: hands memory back if it is time, and returns what `resident_mb` then says."""
         held = resident_mb()
-        if held is not None and self._trim is not None and held > 1.5 * self._least:
-            self._trim(0)
+        if held is not None and held > 1.5 * self._least:
+            trim()
             held = resident_mb()
             self._least = min(self._least or held, held)
         return held

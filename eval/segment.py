@@ -129,8 +129,8 @@ def _finish(out: Path, class_names: Sequence[str], picture: _Picture) -> _Pictur
         with _timed(picture.seconds, "drawing"):
             write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
             write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
-            found = to_coco_results(picture.answer, picture.number, range(1, len(class_names) + 1))
-        picture.results = [result | {"file_name": picture.file.name} for result in found]
+            categories = range(1, len(class_names) + 1)
+            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.file.name)
         rows = instance_rows(picture.answer, class_names)
         picture.entry = Entry(str(picture.file), panel_file, overlay_file, rows)
     else:

@@ -277,7 +277,7 @@ MUTANTS = (
     _mutant("bound of what is missing without what is too large", "windows",
             (WALK, "2 * dropped / (arrived + dropped)", "dropped / (arrived + dropped)")),
     _mutant("every end of every layer may drop epsilon", "windows",
-            (TRACING, "epsilon * self._growing[node] / 4", "epsilon")),
+            (TRACING, "epsilon / (4 * len(self._growing))", "epsilon")),
     _mutant("a row more than allowed is dropped", "windows",
             (WINDOWS, "begin = (along.cumsum(axis=1) <= allowed).sum(axis=1)",
              "begin = (along.cumsum(axis=1) <= allowed).sum(axis=1) + 1")),

@@ -141,7 +141,7 @@ def test_dense_retrieval_is_the_oracle():
     Q = [eq.background(maps[c].numpy(), (H, W), 0.95) for c in classes.tolist()]
     truth = [[eq.score(R.numpy(), S.numpy(), q, 0.8, 2 / (H * W)) for S in masks] for R, q in zip(prms, Q)]
     np.testing.assert_allclose(found.numpy(), truth, rtol=0, atol=1e-6)
-    choice = dense.choose(found, torch.ones(K, dtype=torch.bool))
+    choice = retrieval.best(found, torch.ones(K, dtype=torch.bool))
     kept, merged = dense.suppress(choice, found, classes, peaks, prms, 0.3)
     own = Proposals.from_masks(masks).select(choice)
     value = found.gather(1, choice[:, None])[:, 0]

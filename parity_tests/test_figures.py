@@ -20,7 +20,7 @@ pytest.importorskip("pycocotools")
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from prm.eval.export import to_coco_results, write_instances
+from prm.eval.export import to_coco_results, write_results
 
 NAMES = ["cell", "a class whose name is far too long for any picture, really", "überraschung <b>"]
 
@@ -191,7 +191,8 @@ def test_load_res_round_trip_equals_the_masks(tmp_path):
     pictures = [(made_up(37, 53, 4)[1], 11, "a.png"), (made_up(20, 20, 0)[1], 12, "b.png"),
                 (made_up(9, 7, 2)[1], 13, "c #.png")]
     path = tmp_path / "instances.json"
-    written = write_instances(path, pictures, category_ids=[1, 18, 90])
+    written = [one for answer, number, name in pictures for one in to_coco_results(answer, number, [1, 18, 90], name)]
+    write_results(path, written)
     assert json.loads(path.read_text()) == written
     truth = COCO()
     truth.dataset = {"images": [{"id": i} for i in (11, 12, 13)], "categories": [{"id": i} for i in (1, 18, 90)],
@@ -214,7 +215,7 @@ def test_load_res_round_trip_equals_the_masks(tmp_path):
 def test_results_without_a_number_stay_json(tmp_path):
     _, segmentation = made_up(5, 5, 2)
     segmentation.instances[0].score, segmentation.instances[1].terms = -math.inf, (math.nan, 1.0, math.inf)
-    first, second = to_coco_results(segmentation, 1, [1, 2, 3])
+    first, second = to_coco_results(segmentation, 1, [1, 2, 3], "x.png")
     assert first["score"] < -1e200 and second["terms"] == [None, 1.0, None]
-    write_instances(tmp_path / "x.json", [], [])
+    write_results(tmp_path / "x.json", [])
     assert json.loads((tmp_path / "x.json").read_text()) == []

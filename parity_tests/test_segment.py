@@ -19,7 +19,7 @@ from prm import InputError
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval import segment
-from prm.eval.export import write_instances
+from prm.eval.export import to_coco_results, write_results
 from prm.eval.figures import overlay, panel, write_png
 from prm.eval.images import read_image
 from prm.eval.pipeline import in_order, threads
@@ -79,8 +79,8 @@ def one_after_the_other(segmenter, names, files, out: Path) -> None:
         answer = segmenter([image], [proposals_for(image, None, LIMIT)])[0]
         write_png(out / f"{file.stem}.overlay.png", overlay(image, answer, names))
         write_png(out / f"{file.stem}.panel.png", panel(image, answer, names))
-        results.append((answer, number, file.name))
-    write_instances(out / "instances.json", results, range(1, len(names) + 1))
+        results += to_coco_results(answer, number, range(1, len(names) + 1), file.name)
+    write_results(out / "instances.json", results)
 
 
 # ---- the answers
