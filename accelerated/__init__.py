@@ -3,6 +3,11 @@
 The public names live in modules of the same stem as the oracle's; this page only gathers them.
 """
 
+import os
+from importlib.util import find_spec
+
+import torch
+
 from .aggregation import aggregation
 from .networks import fully_convolutional, network
 from .peak_backprop import PeakBackprop
@@ -10,6 +15,10 @@ from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
 from .rules import register_rule
 from .segmenter import Instance, Segmentation, SegmentationSettings, Segmenter
+
+# Where no kernel can run, Triton is not even imported.
+if find_spec("triton") and (torch.version.cuda or torch.version.hip or os.environ.get("TRITON_INTERPRET") == "1"):
+    from . import kernels  # noqa: F401
 
 __all__ = [
     "Instance", "PeakBackprop", "PeakStimulation", "Proposals", "Segmentation", "SegmentationSettings", "Segmenter",

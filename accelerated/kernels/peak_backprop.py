@@ -1,0 +1,1 @@
+"""Kernels of the walk back (Eqs. 4-5)."""

@@ -1,0 +1,1 @@
+"""Kernels of peak pooling (Eqs. 1-3)."""
