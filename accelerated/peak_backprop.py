@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from .peak_stimulation import check_finite, source_positions
+from .rules import LAYOUT, PRECISIONS
 from .tracing import walk_plan
-from .windows import Visits, windows
+from .windows import Visits, launched, windows
 
 CACHE = 16 * 2**20  # bytes of maps that go down together on a CPU: more no longer fit what it keeps close
 MEMORY = 512 * 2**20  # the same on other devices
@@ -53,9 +54,7 @@ class PreparedWalk:
         self._walk, self._upsample = walk, walk.upsample
         self._memory = walk.max_memory or (CACHE if on_cpu else MEMORY)
         self.image_shape = tuple(images.shape)
-        # The CPU's convolutions are faster where a position's channels lie next to each other.
-        images = images.contiguous(memory_format=torch.channels_last) if on_cpu else images
-        self.maps, self._states = walk.plan.forward(images)
+        self.maps, self._states = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
             raise ValueError(
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
@@ -85,9 +84,12 @@ class PreparedWalk:
         order = np.lexsort(peaks.cpu().numpy()[:, [3, 2, 0]].T)
 
         def arrive(some, visits: Visits, losses: Tensor) -> None:
-            visits = visits.with_(visits.P.sum(dim=1, dtype=dtype), ())
-            for i, k in enumerate(order[some].tolist()):
-                prms[(k, *visits.span(i))] = visits.values[i]
+            visits = visits.with_(visits.P.sum(dim=1, keepdim=True, dtype=dtype), ())
+            if launched(visits.values):
+                prms[torch.from_numpy(order[some])] = visits.on_whole((1, H, W)).values[:, 0]
+            else:
+                for i, k in enumerate(order[some].tolist()):
+                    prms[(k, *visits.span(i))] = visits.values[i, 0]
             lost[:, torch.from_numpy(order[some])] = losses
 
         if len(peaks):
@@ -157,6 +159,9 @@ class PeakBackprop:
     epsilon : float
         Most of a walker's mass that may be dropped, at the ends of windows, to make them smaller; `bound` of the answer
         says how far each PRM may then be from the exact one. 0, the default: nothing is dropped.
+    precision : "ieee", "tf32" or "bf16"
+        How a GPU multiplies P by W+: in full float32, or rounded to TF32 or bfloat16 for its matrix units, with sums in
+        float32. Ratio maps are made in full float32 always. A device that has no TF32 takes "ieee" for it.
 
     Raises
     ------
@@ -175,7 +180,7 @@ class PeakBackprop:
 
     def __init__(
         self, model: nn.Module, upsample: int = 1, signed: bool = False, max_memory: int | None = None,
-        windows: bool = True, epsilon: float = 0.0,
+        windows: bool = True, epsilon: float = 0.0, precision: str = "ieee",
     ):  # fmt: skip
         if not isinstance(upsample, int) or isinstance(upsample, bool) or upsample < 1:
             raise ValueError(f"upsample must be an integer >= 1, not {upsample!r}")
@@ -183,8 +188,10 @@ class PeakBackprop:
             raise ValueError(f"max_memory must be a positive number of bytes, not {max_memory!r}")
         if not 0 <= epsilon < 1:
             raise ValueError(f"epsilon must be at least 0 and less than 1, not {epsilon!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
-        self.plan = walk_plan(model, signed)
+        self.plan = walk_plan(model, signed, precision)
         # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
         # MiB that is freed teaches it to keep smaller ones.
         torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -26,6 +26,7 @@ from .windows import (
     Span,
     Visits,
     empty,
+    launched,
     padded,
     placed,
     product,
@@ -36,6 +37,11 @@ from .windows import (
 )  # fmt: skip
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, and what came from above leaks
+# How matrices are multiplied on the walk through a convolution: in full float32, or rounded to TF32 or bfloat16, with
+# sums in float32. A device without TF32 takes full float32 for it.
+PRECISIONS = ("ieee", "tf32", "bf16")
+# A position's channels next to each other: CPUs want convolutions so, and tensor cores the rows of a matrix.
+LAYOUT = torch.channels_last
 TAPS = 25  # most positions of a max pooling's window that are added one after the other
 
 
@@ -48,8 +54,7 @@ def _in_float32(values: Tensor) -> bool:
     return values.dtype == torch.bfloat16 and values.device.type == "cpu"
 
 
-@torch.library.custom_op("prm::walk_ratio", mutates_args=["out"])
-def _walk_ratio(
+def walked_ratio(
     U: Tensor, weight: Tensor, floor: Tensor, above: Tensor | None,
     stride: list[int], padding: list[int], dilation: list[int], groups: int, out: Tensor,
 ) -> Tensor:  # fmt: skip
@@ -61,7 +66,7 @@ def _walk_ratio(
     """
     if _in_float32(U):
         wide, above = out.float(), above if above is None else above.float()
-        leaks = _walk_ratio(U.float(), weight.float(), floor, above, stride, padding, dilation, groups, wide)
+        leaks = walked_ratio(U.float(), weight.float(), floor, above, stride, padding, dilation, groups, wide)
         out.copy_(wide)
         return leaks
     # Z must be exactly 0 where all its products are; cuDNN may pick Winograd or FFT algorithms, which round.
@@ -75,51 +80,108 @@ def _walk_ratio(
     return leaks
 
 
-@_walk_ratio.register_fake
+walk_ratio = torch.library.custom_op("prm::walk_ratio", walked_ratio, mutates_args=["out"])
+
+
+@walk_ratio.register_fake
 def _(U, weight, floor, above, stride, padding, dilation, groups, out):
     return torch.empty_like(F.conv2d(U, weight, None, stride, padding, dilation, groups), dtype=torch.bool)
 
 
-@torch.library.custom_op("prm::walk_conv2d", mutates_args=())
-def _walk_conv2d(
+def walked_conv2d(
     G: Tensor, image: Tensor, origin: Tensor, ratio: Tensor, turned: Tensor,
     stride: list[int], padding: list[int], dilation: list[int], groups: int, to: Tensor, size: list[int],
+    precision: str = "ieee",
 ) -> Tensor:  # fmt: skip
     """Eq. 4 without its U_hat, for K peaks: convT(G * ratio, W+) on given windows of the map below.
 
     G (K, C_out, h, w), windows that begin at origin (K, 2) of the map above; ratio (N, C_out, p, q) of image[k];
     turned (C_in, C_out / groups, i, j): W+ as `turn` gives it. The answer (K, C_in, *size) holds windows that begin
-    at `to` (K, 2) of the map below. image, origin and to: int64, on the host. With ratio = 1 / Z and G = P, the answer
-    times U_hat is P(U).
+    at `to` (K, 2) of the map below. image, origin and to: int64, on the host or on the device. With ratio = 1 / Z and
+    G = P, the answer times U_hat is P(U).
+
+    precision: of the matrix products, see PRECISIONS.
     """
     if _in_float32(G):
         maps = (G.float(), image, origin, ratio.float(), turned.float())
-        return _walk_conv2d(*maps, stride, padding, dilation, groups, to, size).to(G.dtype)
-    where = Shared(ratio), image.numpy(), origin.numpy()
+        return walked_conv2d(*maps, stride, padding, dilation, groups, to, size).to(G.dtype)
+    where = (Shared(ratio),), image.cpu().numpy(), origin.cpu().numpy()
     # Where the answer begins in all that a window reaches.
-    offset = to.numpy() - (origin.numpy() * np.array(stride) - np.array(padding))
-    cudnn = torch.backends.cudnn
-    # 1 / Z is exact to float32: with TF32 here the transitions out of a position would not sum to 1.
-    with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+    offset = to.cpu().numpy() - (where[2] * np.array(stride) - np.array(padding))
+    with _multiplied_in(precision):
         if stride == [1, 1]:
             # On a CPU the plain convolution is the faster of the two, and the only fast one for small windows.
             margin = np.array([d * (k - 1) for d, k in zip(dilation, turned.shape[2:])])
             q = times(G, *where, offset - margin, tuple((margin + size).tolist()))
-            return F.conv2d(q, turned, None, 1, 0, dilation, groups).contiguous(memory_format=layout(G))
-        q = times(G, *where)
+            q, turned = _halved(precision, q, turned)
+            return F.conv2d(q, turned, None, 1, 0, dilation, groups).to(G.dtype, memory_format=LAYOUT)
+        q, turned = _halved(precision, times(G, *where), turned)
         if turned.shape[2:] == (1, 1):
-            q = F.conv2d(q, turned, None, 1, 0, 1, groups).contiguous(memory_format=layout(G))
+            q = F.conv2d(q, turned, None, 1, 0, 1, groups).to(G.dtype, memory_format=LAYOUT)
             return _spread(q, stride, offset, tuple(size))
         if groups == 1 and stride[0] == stride[1] and len(turned) * stride[0] ** 2 <= 16 and dilation == [1, 1]:
             reached = _by_phases(q, turned, stride[0])
         else:
             reached = F.conv_transpose2d(q, turn(turned, groups), None, stride, 0, 0, groups, dilation)
-    return placed(reached, offset, tuple(size)).contiguous(memory_format=layout(G))
+    return placed(reached, offset, tuple(size)).to(G.dtype, memory_format=LAYOUT)
 
 
-@_walk_conv2d.register_fake
-def _(G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size):
-    return torch.empty((G.shape[0], turned.shape[0], *size), dtype=G.dtype, device=G.device, memory_format=layout(G))
+walk_conv2d = torch.library.custom_op("prm::walk_conv2d", walked_conv2d, mutates_args=())
+
+
+@walk_conv2d.register_fake
+def _(G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size, precision="ieee"):
+    return torch.empty((G.shape[0], turned.shape[0], *size), dtype=G.dtype, device=G.device, memory_format=LAYOUT)
+
+
+def _multiplied_in(precision: str):
+    """1 / Z is exact to float32: with TF32, which cuDNN may take unasked, transitions out of a position do not sum to
+    1."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=precision == "tf32"
+    )
+
+
+def _halved(precision: str, *matrices: Tensor) -> tuple[Tensor, ...]:
+    """Matrices rounded to bfloat16 if so they are multiplied; held in float32 on a CPU, see `_in_float32`."""
+    if precision != "bf16":
+        return matrices
+    halved = [m.to(torch.bfloat16) for m in matrices]
+    return tuple(m.float() if _in_float32(m) else m for m in halved)
+
+
+def walked_max_pool(
+    values: Tensor, image: Tensor, origin: Tensor, indices: Tensor, columns: int,
+    kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], to: Tensor, size: list[int],
+) -> Tensor:  # fmt: skip
+    """P through a max pooling: values (K, C, h, w), windows that begin at origin (K, 2) of the pooled map, go to their
+    argmax, indices (N, C, p, q) int64 of image[k]: places, in row-major order, of a map below that has so many columns.
+
+    The answer (K, C, *size) holds windows that begin at `to` (K, 2) of the map below. image, origin and to: int64, on
+    the host or on the device.
+    """
+    K, C, h, w = values.shape
+    image, origin, to = (n.to(values.device)[..., None, None, None] for n in (image, origin, to))
+    row, col = (origin[:, i] + torch.arange(n, device=values.device).reshape(s) for i, n, s in
+                ((0, h, (-1, 1)), (1, w, (1, -1))))  # fmt: skip
+    channel = torch.arange(C, device=values.device)[:, None, None]
+    place = indices[image, channel, row, col]
+    row, col = place // columns - to[:, 0], place % columns - to[:, 1]
+    inside = (row >= 0) & (row < size[0]) & (col >= 0) & (col < size[1])
+    where = torch.where(inside, row * size[1] + col, 0).flatten(2)
+    below = values.new_zeros(K, C, size[0] * size[1])
+    below.scatter_add_(2, where, torch.where(inside, values, 0).flatten(2))
+    return below.unflatten(2, tuple(size)).contiguous(memory_format=LAYOUT)
+
+
+walk_max_pool = torch.library.custom_op("prm::walk_max_pool", walked_max_pool, mutates_args=())
+
+
+@walk_max_pool.register_fake
+def _(values, image, origin, indices, columns, kernel, stride, padding, dilation, to, size):
+    shape = (*values.shape[:2], *size)
+    return torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=LAYOUT)
 
 
 def turn(weight: Tensor, groups: int) -> Tensor:
@@ -128,12 +190,7 @@ def turn(weight: Tensor, groups: int) -> Tensor:
     Where the stride is 1, convT with the one is conv with the other.
     """
     split = weight.flip(2, 3).unflatten(0, (groups, -1)).transpose(1, 2)
-    return split.flatten(0, 1).contiguous(memory_format=layout(weight))
-
-
-def layout(values: Tensor) -> torch.memory_format:
-    """How convolutions want their maps and kernels: a position's channels next to each other, on a CPU."""
-    return torch.channels_last if values.device.type == "cpu" else torch.contiguous_format
+    return split.flatten(0, 1).contiguous(memory_format=LAYOUT)
 
 
 def _spread(values: Tensor, stride: list[int], offset: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -160,7 +217,7 @@ def _by_phases(q: Tensor, turned: Tensor, stride: int) -> Tensor:
     # Turned round, the rows that are missing to full taps come first, and phases run from last to first.
     kernel = F.pad(turned, (short[1], 0, short[0], 0)).reshape(into, out, taps[0], stride, taps[1], stride)
     kernel = kernel.flip(3, 5).permute(0, 3, 5, 1, 2, 4).reshape(into * stride * stride, out, *taps)
-    phases = F.conv2d(q, kernel.contiguous(memory_format=layout(kernel)), padding=[t - 1 for t in taps])
+    phases = F.conv2d(q, kernel.contiguous(memory_format=LAYOUT), padding=[t - 1 for t in taps])
     return F.pixel_shuffle(phases, stride)
 
 
@@ -222,6 +279,7 @@ class Convolution(Rule):
     """Eqs. 4-5. A zero pad before it and a batch norm behind it are already merged in (`pad`, `weight`, `bias`)."""
 
     executes = False
+    precision = "ieee"
 
     def __init__(self, source, weight, bias, stride, padding, dilation, groups, pad, signed):
         super().__init__(source)
@@ -234,7 +292,7 @@ class Convolution(Rule):
 
     def _take_weights(self, weight: Tensor) -> None:
         """W+ both ways round, and W- where negative inputs have walks of their own."""
-        self.positive = weight.clamp(min=0).contiguous(memory_format=layout(weight))
+        self.positive = weight.clamp(min=0).contiguous(memory_format=LAYOUT)
         self.negative = weight.clamp(max=0) if self.signed else None
         self.turned = turn(self.positive, self.groups)
         self.most = self.positive.sum(dim=(1, 2, 3))
@@ -263,7 +321,7 @@ class Convolution(Rule):
 
         def walk(turned: Tensor, U: Shared) -> Visits:
             G = torch.ops.prm.walk_conv2d(
-                visits.values, image, origin, ratio.tensor, turned, *geometry, target, list(size)
+                visits.values, image, origin, ratio.tensor, turned, *geometry, target, list(size), self.precision
             )
             return Visits(G, first, last, to, visits.image, (U,), fresh=True)
 
@@ -335,7 +393,7 @@ class Ratio(Computed):
         """Mass (K,) of P where Z leaks; None where it leaks nowhere, which is the usual case."""
         if self.leaks is None:
             return None
-        return _mass((times(visits.values, Shared(self.leaks), visits.image, visits.origin),))
+        return _mass((times(visits.values, (Shared(self.leaks),), visits.image, visits.origin),))
 
 
 class AveragePooling(Convolution):
@@ -376,8 +434,8 @@ class FixedWeights(Rule):
             if U.dim() == 4 and len(state.out) == 3:
                 state.lazy["axes"] = _axes(apply, U)
         inverse = Shared(state.lazy["inverse"])
-        leaked = _mass((times(visits.values, Shared(inverse.tensor == 0), visits.image, visits.origin),))
-        q = visits.with_(times(visits.values, inverse, visits.image, visits.origin))
+        leaked = _mass((times(visits.values, (Shared(inverse.tensor == 0),), visits.image, visits.origin),))
+        q = visits.with_(times(visits.values, (inverse,), visits.image, visits.origin))
         if "axes" in state.lazy:
             return [_along_axes(q, state.lazy["axes"], state.maps.hat(U))], leaked
         below = _transposed(apply, (len(q.values), *U.shape[1:]), q.on_whole(state.out).values)
@@ -494,19 +552,26 @@ class MaxPool(Rule):
         (U, indices), maps = state.values, state.maps
         # The argmax holds the pooled value, so a factor that is the pooled map becomes the map itself.
         visits = _handed_on(visits, maps.plain(state.value), maps.plain(U))
-        if self.local:
-            return [self._by_taps(visits, state)], None
-        visits = visits.dense()
-        below = visits.values.new_zeros((len(visits.values), U.shape[1], U.shape[2] * U.shape[3]))
-        where = rows(indices, visits.image).expand_as(visits.values).flatten(2)
-        below.scatter_add_(2, where, visits.values.flatten(2))
-        return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None
+        if not self.local:
+            visits = visits.dense()
+            below = visits.values.new_zeros((len(visits.values), U.shape[1], U.shape[2] * U.shape[3]))
+            where = rows(indices, visits.image).expand_as(visits.values).flatten(2)
+            below.scatter_add_(2, where, visits.values.flatten(2))
+            return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None
+        kernel, *sliding = self.geometry
+        first, last = reach(visits, *sliding, kernel, U.shape[2:])
+        to, size = windows(first, last, U.shape[2:])
+        if launched(visits.values):
+            image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
+            geometry = (U.shape[3], *map(list, self.geometry))
+            below = torch.ops.prm.walk_max_pool(visits.values, image, origin, indices, *geometry, target, list(size))
+        else:
+            below = self._by_taps(visits, state, to, size)
+        return [Visits(below, first, last, to, visits.image, visits.factors, fresh=True)], None
 
-    def _by_taps(self, visits: Visits, state: State) -> Visits:
+    def _by_taps(self, visits: Visits, state: State, to: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Each position of the pooling's window in turn: to it goes what has its argmax there."""
         (U, indices), (kernel, stride, padding, dilation) = state.values, self.geometry
-        first, last = reach(visits, stride, padding, dilation, kernel, U.shape[2:])
-        origin, size = windows(first, last, U.shape[2:])
         K, C, h, w = visits.values.shape
         spans = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((h, w), stride, dilation, kernel)]
         below = empty((K, C, *spans), visits.values).zero_()
@@ -525,7 +590,7 @@ class MaxPool(Rule):
                 meets = state.lazy[tap].region(n, visits.span(k))
                 below[k : k + 1, :, rows_, cols].addcmul_(visits.values[k : k + 1], meets)
         begin = visits.origin * np.array(stride) - np.array(padding)
-        return Visits(placed(below, origin - begin, size), first, last, origin, visits.image, visits.factors, True)
+        return placed(below, to - begin, size)
 
     def _places(self, indices: Tensor, shape, n: int, span: Span, out: Tensor) -> None:
         """Into out: how far after its window's first position each argmax of a region lies, in row-major order."""
@@ -565,7 +630,7 @@ class Addition(Rule):
             a, b = (v.clamp(min=0) for v in state.values)
             total = a + b
             state.lazy["share"] = Shared(torch.where(total > 0, a / total, 0.5))
-        to_a = times(visits.values, state.lazy["share"], visits.image, visits.origin)
+        to_a = times(visits.values, (state.lazy["share"],), visits.image, visits.origin)
         # The rest, not a second product, so that nothing is lost to rounding.
         shares = [to_a, visits.values - to_a]
         shapes = [tuple(U.shape[1:]) for U in state.values]

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .rules import (
+    LAYOUT,
     Addition,
     AveragePooling,
     Concatenation,
@@ -30,7 +31,6 @@ from .rules import (
     Scaling,
     Selection,
     State,
-    layout,
     registered,
 )  # fmt: skip
 from .windows import SharedMaps, Visits, Workspace
@@ -148,7 +148,7 @@ class Tracer(fx.Tracer):
         return registered(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
-def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
+def walk_plan(model: nn.Module, signed: bool = False, precision: str = "ieee") -> Walk:
     """Trace `model` and find a rule for every call that P passes, or say which has none before any work is done."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
@@ -176,6 +176,9 @@ def walk_plan(model: nn.Module, signed: bool = False) -> Walk:
         pending.extend(rules[node].parents)
     if not any(image in rule.parents for rule in rules.values()):
         raise NotImplementedError("no path leads from the model's output back to its image")
+    for rule in rules.values():
+        if isinstance(rule, Convolution):
+            rule.precision = precision
     return Walk(graph, modules, builder.constants, rules)
 
 
@@ -490,7 +493,7 @@ def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
         mean, var, gamma, beta, eps = b.norm(b.folded[node])
         scale = (1.0 if gamma is None else gamma.detach()) / torch.sqrt(var + eps)
         bias = (0.0 if beta is None else beta.detach()) + ((0.0 if bias is None else bias) - mean) * scale
-        weight = (weight * scale[:, None, None, None]).contiguous(memory_format=layout(weight))
+        weight = (weight * scale[:, None, None, None]).contiguous(memory_format=LAYOUT)
     padding = padding if isinstance(padding, str) else _pair(padding)
     return Convolution(
         source, weight, bias, _pair(stride), padding, _pair(dilation), groups, pad, b.signed and b.sees_image(source)

@@ -8,6 +8,7 @@ activations and the ratios of Eq. 5, belongs to the image and not to the peak: i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -24,6 +25,12 @@ TILES = 8  # along the longer side of a map, of which those are computed that wi
 Span = tuple[slice, slice]  # rows and columns
 
 
+def launched(values: Tensor) -> bool:
+    """Whether an operator costs a launch, as on GPUs: then all windows and whole maps go at once. On a CPU they go one
+    by one and tile by tile, through its cache."""
+    return values.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
 # ----------------------------------------------------------------------------------------------------- shared maps
 
 
@@ -34,7 +41,7 @@ class Shared:
     """
 
     def __init__(self, tensor: Tensor, part: Callable[[Tensor, int], Tensor] | None = None):
-        self.tensor, self.part = tensor, part
+        self.tensor, self.part, self._whole = tensor, part, None
 
     def region(self, n: int, span: Span) -> Tensor:
         """(1, C, h, w) of image n; a view where it can be."""
@@ -46,6 +53,12 @@ class Shared:
         if self.part is None:
             return rows(self.tensor, image)
         return torch.cat([self.part(self.tensor[n : n + 1], n) for n in _numbers(self.tensor, image)])
+
+    def whole(self, image: np.ndarray) -> Tensor:
+        """The maps of all images, (N, C, H, W), of which those of images (K,) are filled in."""
+        if self.part is not None and self._whole is None:
+            self._whole = self.rows(np.arange(len(self.tensor)))
+        return self.tensor if self.part is None else self._whole
 
 
 class Computed(Shared):
@@ -60,7 +73,7 @@ class Computed(Shared):
     ):
         super().__init__(empty(shape, like, maps.memory(like.new_empty(0), math.prod(shape))))
         self._fill = fill
-        self._tile = max(8, -(-max(shape[2:]) // TILES))
+        self._tile = max(shape[2:]) if launched(like) else max(8, -(-max(shape[2:]) // TILES))
         self._done = np.zeros((shape[0], *(-(-s // self._tile) for s in shape[2:])), bool)
 
     def region(self, n: int, span: Span) -> Tensor:
@@ -77,9 +90,13 @@ class Computed(Shared):
         for k, n in enumerate(visits.image.tolist()):
             self.region(n, visits.span(k))
 
-    def rows(self, image: np.ndarray) -> Tensor:
-        for n in _numbers(self.tensor, image):
+    def whole(self, image: np.ndarray) -> Tensor:
+        for n in np.unique(image).tolist():
             self.region(n, tuple(slice(0, s) for s in self.tensor.shape[2:]))
+        return self.tensor
+
+    def rows(self, image: np.ndarray) -> Tensor:
+        self.whole(np.array(_numbers(self.tensor, image)))
         return super().rows(image)
 
     def _by_bands(self, n: int, tile_rows: slice, tile_cols: slice) -> None:
@@ -87,7 +104,7 @@ class Computed(Shared):
         height, width = self.tensor.shape[2:]
         first, last = tile_rows.start * self._tile, min(tile_rows.stop * self._tile, height)
         cols = slice(tile_cols.start * self._tile, min(tile_cols.stop * self._tile, width))
-        step = max(1, BAND // (self.tensor.shape[1] * (cols.stop - cols.start)))
+        step = last if launched(self.tensor) else max(1, BAND // (self.tensor.shape[1] * (cols.stop - cols.start)))
         for top in range(first, last, step):
             span = slice(top, min(top + step, last)), cols
             self._compute(n, span, self.tensor[(slice(n, n + 1), slice(None), *span)])
@@ -247,11 +264,9 @@ class Visits:
 
     def times(self, factors: tuple[Shared, ...], overwrite: bool = False) -> Tensor:
         """values times shared maps; `overwrite`: in the same memory."""
-        values = self.values
-        for shared in factors:
-            values = times(values, shared, self.image, self.origin, out=values if overwrite else None)
-            overwrite = True
-        return values
+        if not factors:
+            return self.values
+        return times(self.values, factors, self.image, self.origin, out=self.values if overwrite else None)
 
     def span(self, k: int) -> Span:
         """Peak k's window of the map."""
@@ -332,7 +347,7 @@ class Visits:
             values = placed(values, origin - a.origin, size)
         elif not (a.fresh or more):
             values = values.clone()
-        add_windows(values, b.origin - origin, b, rest)
+        _onto(b.values, b.image, b.origin, origin - b.origin, rest, values, add=True)
         return Visits(values, first, last, origin, self.image, common, fresh=True)
 
 
@@ -355,25 +370,20 @@ def window(origin: np.ndarray, size) -> Span:
 
 
 def times(
-    values: Tensor, shared: Shared, image: np.ndarray, origin: np.ndarray,
+    values: Tensor, factors: tuple[Shared, ...], image: np.ndarray, origin: np.ndarray,
     offset: np.ndarray | None = None, size: tuple[int, int] | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """values (K, C, h, w) times each peak's window of a shared map, into `out`; (K, F) times each peak's row.
+    """values (K, C, h, w) times each peak's window of shared maps, into `out`; (K, F) times each peak's row.
 
     Given `offset` and `size`, on windows that begin `offset` (K, 2) inside of those of values, zero beyond them.
     """
     if values.dim() != 4:
-        return values * shared.rows(image)
-    have = tuple(values.shape[2:])
-    if size is None or (size == have and not offset.any()):
-        offset, out = np.zeros_like(origin), empty(values.shape, values) if out is None else out
-    else:
-        out = empty((*values.shape[:2], *size), values).zero_()
-    for k, n in enumerate(image.tolist()):
-        cuts = [_overlap(o, s, h) for o, s, h in zip(offset[k].tolist(), out.shape[2:], have)]
-        here, there = ((slice(k, k + 1), slice(None), *(cut[i] for cut in cuts)) for i in (0, 1))
-        span = tuple(slice(o + cut.start, o + cut.stop) for o, (_, cut) in zip(origin[k].tolist(), cuts))
-        torch.mul(values[there], shared.region(n, span), out=out[here])
+        for shared in factors:
+            values = values * shared.rows(image)
+        return values
+    offset = np.zeros_like(origin) if offset is None else offset
+    out = empty((*values.shape[:2], *(size or values.shape[2:])), values) if out is None else out
+    _onto(values, image, origin, offset, factors, out, add=False)
     return out
 
 
@@ -382,31 +392,59 @@ def placed(values: Tensor, offset: np.ndarray, size: tuple[int, int]) -> Tensor:
 
     A view where one will do.
     """
-    have = values.shape[2:]
-    if (offset == offset[0]).all() and (offset[0] >= 0).all() and (offset[0] + size <= have).all():
+    if (offset == offset[0]).all() and (offset[0] >= 0).all() and (offset[0] + size <= values.shape[2:]).all():
         return values[(slice(None), slice(None), *window(offset[0], size))]
-    out = empty((*values.shape[:2], *size), values).zero_()
-    for k, start in enumerate(offset.tolist()):
-        cuts = [_overlap(o, s, h) for o, s, h in zip(start, size, have)]
-        out[(k, slice(None), *(here for here, _ in cuts))] = values[(k, slice(None), *(there for _, there in cuts))]
-    return out
+    return times(values, (), np.zeros(len(values), np.int64), np.zeros_like(offset), offset, size)
 
 
-def add_windows(held: Tensor, offset: np.ndarray, visits: Visits, factors: tuple[Shared, ...]) -> None:
-    """Add visits, times shared maps, to windows that hold theirs, in place."""
-    for k, start in enumerate(offset.tolist()):
-        cuts = [_overlap(-o, s, h) for o, s, h in zip(start, held.shape[2:], visits.size)]
-        here = held[(slice(k, k + 1), slice(None), *(c for c, _ in cuts))]
-        one = slice(k, k + 1)
-        values = visits.values[(one, slice(None), *(c for _, c in cuts))]
-        span = tuple(slice(o + c.start, o + c.stop) for o, (_, c) in zip(visits.origin[k].tolist(), cuts))
-        regions = [f.region(int(visits.image[k]), span) for f in factors]
-        for region in regions[1:]:
-            values = values * region
-        if regions:
-            here.addcmul_(values, regions[0])
+def _onto(values, image, origin, offset, factors: tuple[Shared, ...], out: Tensor, add: bool) -> None:
+    """`on_windows` of shared maps: in one launch, or a peak at a time from the parts that its window needs."""
+    if launched(values):
+        numbers = (torch.from_numpy(n) for n in (image, origin, offset))
+        torch.ops.prm.walk_windows(values, *numbers, [shared.whole(image) for shared in factors], out, add)
+    else:
+        _peak_by_peak(values, image, origin, offset, factors, out, add)
+
+
+def on_windows(
+    values: Tensor, image: Tensor, origin: Tensor, offset: Tensor, maps: list[Tensor], out: Tensor, add: bool
+) -> None:
+    """out = values (K, C, h, w) times each peak's windows of maps (N, C, p, q), on other windows; or out += that.
+
+    The windows of values begin at origin (K, 2) of the maps of image (K,), those of out (K, C, H, W) begin `offset`
+    (K, 2) inside of them. Where they do not meet, out is set to 0, or stays as it is if added to. image, origin and
+    offset: int64, on the host or on the device.
+    """
+    numbers = (n.cpu().numpy() for n in (image, origin, offset))
+    _peak_by_peak(values, *numbers, tuple(map(Shared, maps)), out, add)
+
+
+walk_windows = torch.library.custom_op("prm::walk_windows", on_windows, mutates_args=["out"])
+
+
+@walk_windows.register_fake
+def _(values, image, origin, offset, maps, out, add):
+    pass
+
+
+def _peak_by_peak(values, image, origin, offset, factors: tuple[Shared, ...], out: Tensor, add: bool) -> None:
+    have = values.shape[2:]
+    if not add and (out.shape[2:] != have or offset.any()):
+        out.zero_()
+    for k, n in enumerate(image.tolist()):
+        cuts = [_overlap(o, s, h) for o, s, h in zip(offset[k].tolist(), out.shape[2:], have)]
+        here, there = ((slice(k, k + 1), slice(None), *(cut[i] for cut in cuts)) for i in (0, 1))
+        span = tuple(slice(o + cut.start, o + cut.stop) for o, (_, cut) in zip(origin[k].tolist(), cuts))
+        product, target = values[there], out[here]
+        *others, last = [shared.region(n, span) for shared in factors] or [None]
+        for region in others:
+            product = product * region
+        if last is None:
+            target.add_(product) if add else target.copy_(product)
+        elif add:
+            target.addcmul_(product, last)
         else:
-            here.add_(values)
+            torch.mul(product, last, out=target)
 
 
 def empty(shape: tuple[int, ...], like: Tensor, memory: Tensor | None = None) -> Tensor:
