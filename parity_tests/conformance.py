@@ -86,7 +86,7 @@ def answers(case: Case | Cnn, implementation, dtype: str) -> tuple[dict, dict]:
 
 def _expected(case, dtype):
     if isinstance(case, Cnn):
-        return _walks(case, prm.reference, *_activations(case, dtype))
+        return _walks(case, prm.reference, *activations_of(case, dtype))
     arguments = dict(case.arguments)
     if "threshold" in arguments and case.operator.startswith("peak_stimulation"):
         arguments["threshold"] = rounded(arguments["threshold"], getattr(torch, dtype))
@@ -152,7 +152,7 @@ def _short(array):
 
 
 @lru_cache(maxsize=1)
-def _activations(case, dtype):
+def activations_of(case, dtype):
     dtype = getattr(torch, dtype)
     network = to_reference(case.module(dtype))
     return network, [forward(network, image) for image in case.pictures(dtype).double().numpy()]
@@ -263,7 +263,7 @@ def check(name, implementation, dtype, examples, source="", device="cpu") -> Row
     @given(cnns() if name == NETWORKS else cases(OPERATORS[name], dtype))
     def every_case(case):
         if isinstance(case, Cnn):
-            assume(not has_near_choices(*_activations(case, dtype), gap=NEAR[dtype]))
+            assume(not has_near_choices(*activations_of(case, dtype), gap=NEAR[dtype]))
         tally.add(case, _expected(case, dtype))
 
     if name == NETWORKS:

@@ -29,8 +29,8 @@ RECORD = Path(__file__).with_name("choices.json")  # card -> kernel -> case -> c
 # Kernel -> name -> blocks and compiler's options. "small" has blocks so small that little maps take several of them.
 CONFIGURATIONS: dict[str, dict[str, dict[str, int]]] = {
     "find_peaks": {
-        "default": {"BLOCK": 2048, "num_warps": 8},
-        "small": {"BLOCK": 64, "num_warps": 4},
+        "default": {"BLOCK": 1024, "num_warps": 8},
+        "small": {"BLOCK": 64, "num_warps": 2},
     },
     "list_peaks": {
         "default": {"BLOCK": 256, "num_warps": 4},
@@ -44,9 +44,29 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, int]]] = {
         "default": {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16, "BLOCK_PEAKS": 32, "num_warps": 4},
         "small": {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16, "BLOCK_PEAKS": 16, "num_warps": 4},
     },
+    "walk_conv2d": {
+        "default": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
+        "matrix units": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
+        "wide": {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
+        "few": {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3},
+        "small": {"BLOCK_M": 32, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
+    },
+    "walk_ratio": {
+        "default": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
+        "wide": {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
+        "small": {"BLOCK_M": 32, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
+    },
+    "walk_windows": {
+        "default": {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 4},
+        "small": {"BLOCK_M": 16, "BLOCK_N": 8, "num_warps": 1},
+    },
+    "walk_max_pool": {
+        "default": {"BLOCK_M": 16, "BLOCK_N": 64, "num_warps": 4},
+        "small": {"BLOCK_M": 32, "BLOCK_N": 8, "num_warps": 1},
+    },
     "run_sums": {
-        "default": {"BLOCK": 1024, "BLOCK_MASKS": 32, "BLOCK_RUNS": 16, "num_warps": 4},
-        "small": {"BLOCK": 32, "BLOCK_MASKS": 4, "BLOCK_RUNS": 2, "num_warps": 1},
+        "default": {"BAND": 8192, "BLOCK": 1024, "BLOCK_MASKS": 128, "BLOCK_RUNS": 8, "num_warps": 4},
+        "small": {"BAND": 192, "BLOCK": 64, "BLOCK_MASKS": 8, "BLOCK_RUNS": 4, "num_warps": 1},
     },
     "best_proposal": {
         "default": {"BLOCK": 1024, "num_warps": 4},
@@ -107,15 +127,15 @@ def register(operator: torch.library.CustomOpDef, launcher: Callable) -> None:
 # ---- which configuration, or torch
 
 
-def chosen(kernel: str, case: str, device: torch.device) -> str:
+def chosen(kernel: str, case: str, device: torch.device, default: str = "default") -> str:
     """A name in CONFIGURATIONS[kernel], or "torch": what runs for this case, a string that names shapes and dtype.
 
-    By `using`, else by the environment's PRM_KERNELS, else as measured on this card (choices.json), else "default".
+    By `using`, else by the environment's PRM_KERNELS, else as measured on this card (choices.json), else `default`.
     """
     for name, choice in reversed(_overrides):
         if name in ("", kernel):
             return choice
-    choice = os.environ.get("PRM_KERNELS") or _recorded(device).get(kernel, {}).get(case, "default")
+    choice = os.environ.get("PRM_KERNELS") or _recorded(device).get(kernel, {}).get(case, default)
     if choice != TORCH and choice not in CONFIGURATIONS[kernel]:
         known = ", ".join([*CONFIGURATIONS[kernel], TORCH])
         raise ValueError(f"PRM_KERNELS or {RECORD.name}: {kernel} has no configuration {choice!r}; known are {known}")

@@ -25,7 +25,7 @@ from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launc
 FLOATS = (torch.float32, torch.bfloat16)
 FACTORS = 2  # shared maps that one launch multiplies by
 # The interpreter multiplies bfloat16 matrices wrongly; float32 holds the same numbers.
-_EMULATED = tl.constexpr(INTERPRETED)
+EMULATED = tl.constexpr(INTERPRETED)
 
 
 # ------------------------------------------------------------------------------------------------- matrix products
@@ -34,12 +34,14 @@ _EMULATED = tl.constexpr(INTERPRETED)
 @triton.jit
 def _multiply_add(a, b, sums, PRECISION: tl.constexpr):
     """sums + a @ b for float32 tiles, of which "bf16" takes the upper halves."""
-    if PRECISION == "bf16":
-        a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
-        if _EMULATED:
-            return tl.dot(a.to(tl.float32), b.to(tl.float32), sums, input_precision="ieee")
-        return tl.dot(a, b, sums)
-    return tl.dot(a, b, sums, input_precision=PRECISION)
+    if PRECISION != "bf16":
+        sums = tl.dot(a, b, sums, input_precision=PRECISION)
+    elif EMULATED:
+        a, b = a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32)
+        sums = tl.dot(a, b, sums, input_precision="ieee")
+    else:
+        sums = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), sums)
+    return sums
 
 
 @triton.jit
@@ -88,10 +90,10 @@ def walk_conv2d(
     col = (to_col + x + PADDING_W - f_col) // STRIDE_W - left
 
     first_i, first_j = KERNEL_H, KERNEL_W
-    for i in tl.static_range(KERNEL_H - 1, -1, -1):
-        first_i = tl.where((f_row - i * DILATION_H) % STRIDE_H == 0, i, first_i)
-    for j in tl.static_range(KERNEL_W - 1, -1, -1):
-        first_j = tl.where((f_col - j * DILATION_W) % STRIDE_W == 0, j, first_j)
+    for tap in tl.static_range(KERNEL_H - 1, -1, -1):
+        first_i = tl.where((f_row - tap * DILATION_H) % STRIDE_H == 0, tap, first_i)
+    for tap in tl.static_range(KERNEL_W - 1, -1, -1):
+        first_j = tl.where((f_col - tap * DILATION_W) % STRIDE_W == 0, tap, first_j)
     taps_i, taps_j = tl.cdiv(KERNEL_H - first_i, STEP_H), tl.cdiv(KERNEL_W - first_j, STEP_W)
 
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -319,7 +321,9 @@ def conv2d(
     )  # fmt: skip
     positions = K * prod(-(-n // s) for n, s in zip(size, stride))
     shape = f"{channels}>{len(turned)} {kernel[0]}x{kernel[1]}/{stride[0]} {size[0]}x{size[1]} x{K}"
-    name = chosen("walk_conv2d", f"{shape} {_short(G.dtype)} {precision}", G.device)
+    precision = _precision(G, precision)
+    default = "default" if precision == "ieee" else "matrix units"
+    name = chosen("walk_conv2d", f"{shape} {_short(G.dtype)} {precision}", G.device, default)
     if name == TORCH:
         return rules.walked_conv2d(*arguments)
     out = _empty((K, len(turned), *size), G)
@@ -329,7 +333,7 @@ def conv2d(
         walk_conv2d, (tiles, prod(stride), groups),
         G, ratio, turned, _table(G.device, image, origin, to), out, K, C_out, h, w, C_in, *size,
         *G.stride(), *ratio.stride(), *turned.stride(), *out.stride(), **_geometry(kernel, stride, padding, dilation),
-        **step, PRECISION=_precision(G, precision), **configuration,
+        **step, PRECISION=precision, **configuration,
     )  # fmt: skip
     return out
 
