@@ -1,6 +1,6 @@
 """Proof that the tests would notice: realistic mistakes, put one at a time into a copy of the project, must be caught.
 
-A mutant of the fast path must be killed by parity. One of the oracle must be killed by parity and by hand-worked
+A mutant of the fast path must be killed by parity, one of a kernel by parity in Triton's interpreter. One of the oracle must be killed by parity and by hand-worked
 numbers; one of both sides, to which parity is blind, by hand-worked numbers alone. Run by `make mutants`.
 """
 
@@ -48,8 +48,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mistake: its edits, and the stem whose tests must see it: "peak_stimulation", "peak_backprop", "retrieval", or
-    "windows" for truncation, which the oracle does not have.
+    """A mistake: its edits, and the stem whose tests must see it: "peak_stimulation", "peak_backprop", "retrieval", the
+    same with "kernels_" before, or "windows" for truncation, which the oracle does not have.
 
     first: the function whose comparison is tried before the stem's others, to save time.
     """
@@ -62,18 +62,20 @@ class Mutant:
     @property
     def kind(self) -> str:
         sides = {edit.file.split("/")[0] for edit in self.edits}
+        if self.stem.startswith("kernels_"):
+            return "kernels"
         return "both sides" if len(sides) == 2 else "oracle" if "reference" in sides else "fast path"
 
     @property
     def judges(self) -> tuple[str, ...]:
         """Which tests must kill it."""
-        return {"fast path": ("parity",), "oracle": ("parity", "hand"), "both sides": ("hand",)}[self.kind]
+        return {"fast path": ("parity",), "kernels": ("parity",), "oracle": ("parity", "hand"), "both sides": ("hand",)}[self.kind]
 
 
 def judged_by(judge: str, stem: str, first: str = "") -> list[str]:
     """Arguments of pytest: the comparison of the stem's functions, or of one, or the oracle's hand-worked tests."""
-    if stem == "windows":
-        return ["parity_tests/test_windows.py"]
+    if stem == "windows" or stem.startswith("kernels_"):
+        return [f"parity_tests/test_{stem}.py"]
     if judge == "parity":
         names = first or {"peak_backprop": "(peak_backprop or network)"}.get(stem, stem)
         chosen = f"test_the_fast_path_agrees_with_the_oracle and {names} and (float64 or float16)"
@@ -86,6 +88,8 @@ def judged_by(judge: str, stem: str, first: str = "") -> list[str]:
 
 POOL, RULES, TRACING = "accelerated/peak_stimulation.py", "accelerated/rules.py", "accelerated/tracing.py"
 WALK, WINDOWS, RANK = "accelerated/peak_backprop.py", "accelerated/windows.py", "accelerated/retrieval.py"
+KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "accelerated/kernels/peak_backprop.py"
+KERNELS_RANK = "accelerated/kernels/retrieval.py"
 RUNS, LOOPS = "accelerated/runs.py", "accelerated/run_kernels.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop.py"
 REF_NET, REF_RANK = "reference/network.py", "reference/retrieval.py"
@@ -209,8 +213,8 @@ MUTANTS = (
             (RULES, "leaks if above is None else above * leaks", "leaks")),
     _mutant(
         "stride and padding swapped", "peak_backprop",
-        (RULES, "(origin.numpy() * np.array(stride) - np.array(padding))",
-         "(origin.numpy() * np.array(padding) - np.array(stride))"),
+        (RULES, "(where[2] * np.array(stride) - np.array(padding))",
+         "(where[2] * np.array(padding) - np.array(stride))"),
     ),
     _mutant("kernel not turned round", "peak_backprop", (RULES, "weight.flip(2, 3).unflatten", "weight.unflatten")),
     _mutant("phases of a stride in reverse", "peak_backprop", (RULES, "kernel.flip(3, 5).permute", "kernel.permute")),
@@ -268,7 +272,7 @@ MUTANTS = (
     _mutant("PRM not divided by its total", "peak_backprop",
             (WALK, "torch.where(total > 0, prms / total, 0)", "prms")),
     _mutant("largest channel for the sum of channels", "peak_backprop",
-            (WALK, "visits.P.sum(dim=1, dtype=dtype)", "visits.P.amax(dim=1).to(dtype)")),
+            (WALK, "visits.P.sum(dim=1, keepdim=True, dtype=dtype)", "visits.P.amax(dim=1, keepdim=True).to(dtype)")),
     _mutant("start's bilinear weights swapped", "peak_backprop",
             (WALK, "((top, 1 - down), (below, down))", "((top, down), (below, 1 - down))")),
     # ---- truncation
@@ -316,6 +320,38 @@ MUTANTS = (
     _mutant("suppressed PRM not added", "retrieval", (RANK, "        if losers:\n", "        if len(losers) > 99:\n")),
     _mutant("per class ignored", "retrieval",
             (RANK, "(label[i] == label[k] or not per_class)", "(label[i] == label[k] or True)")),
+    # ---- kernels: the walk back
+    _mutant("taps in the order of W+", "kernels_peak_backprop",
+            (KERNELS_WALK, "(KERNEL_H - 1 - i) * turned_y", "i * turned_y")),
+    _mutant("window's place in the ratio map forgotten", "kernels_peak_backprop",
+            (KERNELS_WALK, "(r + top) * ratio_y", "r * ratio_y")),
+    _mutant("every peak of the first image", "kernels_peak_backprop",
+            (KERNELS_WALK, "ratio += image.to(tl.int64)[:, None] * ratio_n + ", "ratio += ")),
+    _mutant("every group takes the first one's visits", "kernels_peak_backprop",
+            (KERNELS_WALK, "* G_k + group * C_out * G_c", "* G_k")),
+    _mutant("dilation ignored where taps fit a stride", "kernels_peak_backprop",
+            (KERNELS_WALK, "s // gcd(s, d) for", "s for")),
+    _mutant("first phase of a stride off by the padding", "kernels_peak_backprop",
+            (KERNELS_WALK, "(f_row - to_row - PADDING_H) % STRIDE_H", "(f_row - to_row) % STRIDE_H")),
+    _mutant("Z at the bound of the leak flows", "kernels_peak_backprop",
+            (KERNELS_WALK, "leaking = Z <= least", "leaking = Z < least")),
+    _mutant("last tap of a pooling forgotten", "kernels_peak_backprop",
+            (KERNELS_WALK, "range(0, KERNEL_H * KERNEL_W):", "range(0, KERNEL_H * KERNEL_W - 1):")),
+    _mutant("argmax in a map of the window's width", "kernels_peak_backprop",
+            (KERNELS_WALK, "(row * columns + col)", "(row * W + col)")),
+    _mutant("second shared map forgotten", "kernels_peak_backprop",
+            (KERNELS_WALK, "if second is not None:", "if False and second is not None:")),
+    # ---- kernels: retrieval
+    _mutant("carry of a cumulative sum lost", "kernels_retrieval",
+            (KERNELS_RANK, "block = whole + tl.cumsum(block, 0)", "block = tl.cumsum(block, 0)")),
+    _mutant("only the first tile of a mask's runs", "kernels_retrieval",
+            (KERNELS_RANK, "more = tl.max(((column == BLOCK_RUNS - 1) & (start < end)).to(tl.int32))", "more = 0")),
+    _mutant("a run that ends one pixel into a band lost", "kernels_retrieval",
+            (KERNELS_RANK, "mask=first < last, other=0) > place", "mask=first < last, other=0) > place + 1")),
+    _mutant("bands added up when the first is done", "kernels_retrieval",
+            (KERNELS_RANK, "if tl.max(done, 0) == bands * THREADS - 1:", "if tl.max(done, 0) == THREADS - 1:")),
+    _mutant("last of a lane's equal proposals", "kernels_retrieval",
+            (KERNELS_RANK, "better = (score > greatest) |", "better = (score >= greatest) |")),
     # ---- the oracle
     _mutant("1/N of Eq. 2 dropped", "peak_stimulation", REF_SCORE),
     _mutant("1/N of Eq. 3 dropped", "peak_stimulation", REF_GRADIENT),
@@ -399,6 +435,8 @@ def copy_of_the_project(target: Path) -> Path:
 def judge(root: Path, arguments: list[str], limit: float) -> Verdict:
     """Run pytest in the copy until the first failure."""
     environment = {**os.environ, "PYTHONPATH": str(root.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    if "test_kernels_" in arguments[0]:
+        environment["TRITON_INTERPRET"] = "1"
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--tb=short", *arguments]
     begun = time.perf_counter()
     try:
@@ -443,7 +481,8 @@ def green_before(stems: set[str], limit: float) -> bool:
             print(f"the copy is not what Python imports: {found.stdout}{found.stderr}")
             return False
         for stem in sorted(stems):
-            for name in ("parity",) if stem == "windows" else ("parity", "hand"):
+            alone = stem == "windows" or stem.startswith("kernels_")
+            for name in ("parity",) if alone else ("parity", "hand"):
                 verdict = judge(root, judged_by(name, stem), 4 * limit)
                 print(f"unmutated, {stem}, {name}: {'green' if verdict.outcome == 'survived' else verdict.outcome}"
                       f" in {verdict.seconds:.0f} s", flush=True)  # fmt: skip

@@ -20,6 +20,7 @@ from prm.parity_tests.tolerances import assert_close, assert_equal
 from prm.reference import retrieval as oracle
 
 SIDES = st.integers(1, 12)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the kernels for GPUs answer on the CPU, slowly
 
 
 @st.composite
@@ -202,8 +203,6 @@ def test_bad_arguments_are_refused():
         one.contours(4)
     with pytest.raises(InputError, match="compared"):
         one.ious(Proposals.empty(4, 3))
-    with pytest.raises((InputError, IndexError)):
-        run_sums(torch.rand(1, 11), one)
     with pytest.raises(InputError, match="PRMs must be"):
         fast.terms(torch.rand(1, 4, 3), fast.prepare(one, (3, 4)), torch.zeros(1, 3, 4), [0])
     with pytest.raises(InputError, match="not finite"):
@@ -217,6 +216,12 @@ def test_bad_arguments_are_refused():
 
 def run_sums(maps, runs):
     return torch.ops.prm.run_sums(maps, runs.starts, runs.ends, runs.offsets)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="kernels for GPUs do not check it: the host would wait for the device")
+def test_runs_outside_of_the_map_are_refused():
+    with pytest.raises(InputError, match="do not hold"):
+        run_sums(torch.rand(1, 11), Proposals.from_masks(torch.ones(1, 3, 4, dtype=torch.bool)))
 
 
 @given(mask_stacks(), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 4))
@@ -280,7 +285,8 @@ print(peak(300, 5000, 375, 500))
 
 
 def test_memory_of_thousands_of_proposals():
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env={**os.environ})
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}  # interpreted kernels would take hours
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 100, f"{run.stdout} MB"  # beside the PRMs and the answer
 
