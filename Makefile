@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+KERNEL_TESTS := $(addprefix parity_tests/test_kernels_,peak_stimulation.py peak_backprop.py retrieval.py)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint parity-long mutants clean
+.PHONY: demo test suite kernels lint parity-long mutants clean
 
 # Installing happens again only when what is installed changes, so both targets work offline afterwards. The build tools
 # come first and serve the installation itself: an isolated build would fetch its own.
@@ -15,12 +16,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
+# The two halves share nothing and take a core each.
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite kernels
 
-# The comparison of the fast path with the oracle on many more cases: about an hour.
+suite: $(INSTALLED)
+	$(BIN)/python -m pytest --ignore-glob 'parity_tests/test_kernels_*'
+
+# The GPU kernels on a machine without a GPU: in Triton's interpreter against the oracle, and compiled for six targets.
+kernels: $(INSTALLED)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
+	$(BIN)/python -m pytest parity_tests/test_kernels_compile.py parity_tests/test_kernels_bench.py
+
+# The comparison of the fast path with the oracle on many more cases: about an hour; that of the kernels another one.
 parity-long: $(INSTALLED)
 	$(BIN)/prm parity run --examples 10000 --networks 2000 --json parity-long.json
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS) --kernel-examples 300
 
 # Whether the tests would notice: some ninety mistakes, one at a time, in copies of the project. Before a release.
 mutants: $(INSTALLED)

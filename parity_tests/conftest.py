@@ -29,3 +29,20 @@ def pytest_addoption(parser):
 def device(request):
     """Where the fast path runs; the oracle always runs on the host."""
     return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def where_kernels_run(device):
+    """Skips unless kernels run: on a GPU (--device cuda), or where TRITON_INTERPRET=1, step by step on the CPU."""
+    launching = pytest.importorskip("prm.accelerated.kernels.launching")
+    if not launching.INTERPRETED and device.type != "cuda":
+        pytest.skip("needs --device cuda or TRITON_INTERPRET=1")
+
+
+@pytest.fixture(params=["default", "small"])
+def configuration(request, where_kernels_run):
+    """Every kernel's blocks: as they ship, and so small that little maps take several of them on every axis."""
+    from prm.accelerated.kernels.launching import using
+
+    with using(request.param):
+        yield request.param

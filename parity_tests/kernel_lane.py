@@ -1,4 +1,4 @@
-"""What the tests of kernels share: where they run, in which configurations, on how many generated cases."""
+"""What the tests of kernels share: on how many generated cases, in which configurations, and what they launch."""
 
 from __future__ import annotations
 
@@ -6,33 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 launching = pytest.importorskip("prm.accelerated.kernels.launching")
 
 
-@pytest.fixture(autouse=True)
-def where_kernels_run(device):
-    """Kernels run on a GPU (--device cuda) or, where TRITON_INTERPRET=1, step by step on the CPU."""
-    if not launching.INTERPRETED and device.type != "cuda":
-        pytest.skip("needs --device cuda or TRITON_INTERPRET=1")
-
-
-# Every kernel's blocks: as they ship, and so small that little maps take several of them on every axis.
-CONFIGURATIONS = ("default", "small")
-
-
 def hold(request, case, share: int = 1, **strategies) -> None:
-    """`case` holds for as many generated examples as the option says, or for a share of them, in any configuration."""
+    """`case` holds for as many generated examples as the option says, or for a share of them.
 
-    def in_a_configuration(configuration, **arguments):
+    One that fails is not made smaller: under the interpreter that takes minutes, and seeds have no smaller ones.
+    """
+    examples = max(1, request.config.getoption("--kernel-examples") // share)
+    settings(max_examples=examples, phases=[Phase.generate])(given(**strategies)(case))()
+
+
+def hold_in_some_configuration(request, case, share: int = 1, **strategies) -> None:
+    """As `hold`, each example in a configuration that is drawn."""
+
+    def configured(configuration, **arguments):
         with launching.using(configuration):
             case(**arguments)
 
-    examples = max(1, request.config.getoption("--kernel-examples") // share)
-    drawn = {"configuration": st.sampled_from(CONFIGURATIONS), **strategies}
-    settings(max_examples=examples)(given(**drawn)(in_a_configuration))()
+    hold(request, configured, share, configuration=st.sampled_from(["default", "small"]), **strategies)
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from prm.accelerated import PeakBackprop, rules
 from prm.accelerated.windows import Visits, windows
 from prm.parity_tests import conformance, operators
-from prm.parity_tests.kernel_lane import hold, launched, launching, where_kernels_run  # noqa: F401
+from prm.parity_tests.kernel_lane import hold_in_some_configuration as hold
+from prm.parity_tests.kernel_lane import launched, launching
 from prm.parity_tests.strategies import cnns
 from prm.parity_tests.tolerances import WALK, as_array, assert_close, assert_equal
 from prm.parity_tests.torch_port import TorchPort
 from prm.reference import peak_backprop as oracle
 
+pytestmark = pytest.mark.usefixtures("where_kernels_run")
 BFLOAT16 = {torch.float32: WALK[torch.bfloat16]}  # float32 maps whose products are rounded
 LAYOUTS = ("contiguous", "channels_last", "part")
 

@@ -6,39 +6,17 @@ They run on a GPU (--device cuda), or, where TRITON_INTERPRET=1, step by step on
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from prm.accelerated import retrieval as fast
 from prm.parity_tests import operators
+from prm.parity_tests.kernel_lane import hold, launching
 from prm.parity_tests.tolerances import assert_equal
 from prm.reference import retrieval as oracle
 
-launching = pytest.importorskip("prm.accelerated.kernels.launching")
-
+pytestmark = pytest.mark.usefixtures("where_kernels_run")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "gaps", "transposed", "one map again and again")
-
-
-@pytest.fixture(autouse=True)
-def _where_kernels_run(device):
-    if not launching.INTERPRETED and device.type != "cuda":
-        pytest.skip("needs --device cuda or TRITON_INTERPRET=1")
-
-
-@pytest.fixture(params=["default", "small"])
-def configuration(request):
-    with launching.using(request.param):
-        yield request.param
-
-
-def hold(request, case, share=1, **strategies):
-    """`case` holds for as many generated examples as the option says, or for a share of them.
-
-    One that fails is not made smaller: under the interpreter that takes minutes, and seeds have no smaller ones.
-    """
-    examples = max(1, request.config.getoption("--kernel-examples", 25) // share)
-    settings(max_examples=examples, phases=[Phase.generate])(given(**strategies)(case))()
 
 
 SEEDS = st.integers(0, 2**31)
