@@ -33,6 +33,17 @@ def _double(values):
 
 
 @triton.jit
+def _meet(flags, THREADS: tl.constexpr):
+    """All threads of the program wait here, and then see what the others wrote to global memory before.
+
+    A barrier alone orders that on NVIDIA's GPUs; on AMD's each warp must also wait for its own stores, which its
+    release of a flag makes it do.
+    """
+    tl.atomic_add(flags + tl.arange(0, THREADS), 0, sem="acq_rel", scope="cta")
+    tl.debug_barrier()
+
+
+@triton.jit
 def _cumulate(values, totals, length, stride, BLOCK: tl.constexpr):
     """totals[i] = values[0] + .. + values[i], i < length; answers the last."""
     lane = tl.arange(0, BLOCK)
@@ -107,6 +118,7 @@ def run_sums(
     ends,  # (R,) int64: one past its last
     offsets,  # (K + 1,) int64: mask k has the runs offsets[k] .. offsets[k + 1] - 1
     totals,  # (programs, BAND) float64: each program's own, cumulative sums of the band that it is at
+    flags,  # (programs, THREADS) int32, of any value: each thread's own
     partial,  # (bands, P, K) float64: sums over the parts of the masks that lie in a band
     counters,  # (P,) int32, zeros: how many bands of the map are done, times THREADS
     sums,  # (P, K) float64
@@ -133,7 +145,7 @@ def run_sums(
         end = tl.minimum(begin + BAND, L)
         values = maps + p * map_stride + begin * value_stride
         whole = _cumulate(values, own, (end - begin).to(tl.int32), value_stride, BLOCK)
-        tl.debug_barrier()  # the totals are there for all threads
+        _meet(flags + tl.program_id(0) * THREADS, THREADS)  # the totals are there for all threads
         for first in range(0, K, BLOCK_MASKS):
             k = first + tl.arange(0, BLOCK_MASKS)
             run = tl.load(offsets + k, mask=k < K, other=0)
@@ -185,11 +197,13 @@ def launch_run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor)
     programs = _programs(P * bands, device)
     totals = sums.new_empty(programs, configuration["BAND"])
     partial = sums.new_empty(bands, P, K)
+    threads = _WARP * configuration["num_warps"]
+    flags = torch.empty(programs, threads, dtype=torch.int32, device=device)
     counters = torch.zeros(P, dtype=torch.int32, device=device)
     masks = starts.contiguous(), ends.contiguous(), offsets.contiguous()
     launch(
-        run_sums, (programs,), maps, *masks, totals, partial, counters, sums, P, K, L, bands, *maps.stride(),
-        THREADS=_WARP * configuration["num_warps"], **configuration,
+        run_sums, (programs,), maps, *masks, totals, flags, partial, counters, sums, P, K, L, bands, *maps.stride(),
+        THREADS=threads, **configuration,
     )  # fmt: skip
     return sums
 
