@@ -332,35 +332,35 @@ class Convolution(Rule):
         return [plus.plus(minus, U.shape[1:])], leaked
 
     def _ratio(
-        self, U: Tensor, maps: SharedMaps, factors: tuple[Shared, ...], n: int, span: Span, out: Tensor
+        self, U: Tensor, maps: SharedMaps, factors: tuple[Shared, ...], some: slice, span: Span, out: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Into out, a region (1, C, h, w) of image n: the factors over Z. Answers where Z leaks, and the factors."""
-        above = product(factors, n, span)
-        values, padding = self._below(maps.hat(U), n, span)
-        floor = TINY * maps.most(U)[n : n + 1, None] * self.most
+        """Into out, a region (n, C, h, w) of some images: the factors over Z. Answers where Z leaks, and the factors."""
+        above = product(factors, some, span)
+        values, padding = self._below(maps.hat(U), some, span)
+        floor = TINY * maps.most(U)[some, None] * self.most
         geometry = [self.stride, padding, self.dilation, self.groups]
         return torch.ops.prm.walk_ratio(values, self.positive, floor, above, *geometry, out), above
 
-    def _signed_ratio(self, U, maps, factors, n, span, out):
+    def _signed_ratio(self, U, maps, factors, some, span, out):
         """As `_ratio`, with Z = conv(U+, W+) + conv(U-, W-)."""
-        above = product(factors, n, span)
+        above = product(factors, some, span)
         parts = [(maps.positive(U), self.positive), (maps.negative(U), self.negative)]
         wide = torch.float32 if _in_float32(U) else U.dtype
         Z = floor = 0
         # As for the operator above.
         with torch.backends.cudnn.flags(enabled=False):
             for part, weight in parts:
-                values, padding = self._below(part, n, span)
+                values, padding = self._below(part, some, span)
                 Z = Z + F.conv2d(
                     values.to(wide), weight.to(wide), None, self.stride, padding, self.dilation, self.groups
                 )
-                most = part.region(n, (slice(None), slice(None))).abs().amax()
-                floor = floor + TINY * most * weight.abs().sum((1, 2, 3))
-        leaks = Z <= floor[None, :, None, None]
+                most = part.region(some, (slice(None), slice(None))).abs().amax((1, 2, 3))
+                floor = floor + TINY * most[:, None] * weight.abs().sum((1, 2, 3))
+        leaks = Z <= floor[:, :, None, None]
         out.copy_((1 if above is None else above) / Z)
         return leaks, above
 
-    def _below(self, shared: Shared, n: int, span: Span) -> tuple[Tensor, list[int]]:
+    def _below(self, shared: Shared, some: slice, span: Span) -> tuple[Tensor, list[int]]:
         """What a region of the output is computed from, and the padding that it still needs."""
         spans, before, after = [], [], []
         reads = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.weight.shape[2:])]
@@ -370,24 +370,24 @@ class Convolution(Rule):
             spans.append(slice(first, last))
             before.append(min(max(-begin, 0), end - begin))
             after.append(end - begin - before[-1] - (last - first))
-        values = shared.region(n, tuple(spans))
+        values = shared.region(some, tuple(spans))
         return (values, before) if before == after else (padded(values, before, after), [0, 0])
 
 
 class Ratio(Computed):
     """The map that P, or G, is multiplied by on its way into a convolution; what meets Z = 0 there is its `leaks`."""
 
-    def __init__(self, shape, like, maps, fill: Callable[[int, Span, Tensor], tuple[Tensor, Tensor | None]]):
+    def __init__(self, shape, like, maps, fill: Callable[[slice, Span, Tensor], tuple[Tensor, Tensor | None]]):
         super().__init__(shape, like, maps, fill)
         self.leaks = None
 
-    def _compute(self, n, span, out):
-        leaks, above = self._fill(n, span, out)
+    def _compute(self, some, span, out):
+        leaks, above = self._fill(some, span, out)
         if bool(leaks.any()):
             out.masked_fill_(leaks, 0)
             if self.leaks is None:
                 self.leaks = torch.zeros_like(self.tensor)
-            self.leaks[(slice(n, n + 1), slice(None), *span)] = leaks if above is None else above * leaks
+            self.leaks[(some, slice(None), *span)] = leaks if above is None else above * leaks
 
     def leaked(self, visits: Visits) -> Tensor | None:
         """Mass (K,) of P where Z leaks; None where it leaks nowhere, which is the usual case."""
@@ -587,23 +587,23 @@ class MaxPool(Rule):
             begins, lengths = (d * t for d, t in zip(dilation, tap)), ((n - 1) * s + 1 for n, s in zip((h, w), stride))
             rows_, cols = (slice(b, b + length, s) for b, length, s in zip(begins, lengths, stride))
             for k, n in enumerate(visits.image.tolist()):
-                meets = state.lazy[tap].region(n, visits.span(k))
+                meets = state.lazy[tap].region(slice(n, n + 1), visits.span(k))
                 below[k : k + 1, :, rows_, cols].addcmul_(visits.values[k : k + 1], meets)
         begin = visits.origin * np.array(stride) - np.array(padding)
         return placed(below, to - begin, size)
 
-    def _places(self, indices: Tensor, shape, n: int, span: Span, out: Tensor) -> None:
+    def _places(self, indices: Tensor, shape, some: slice, span: Span, out: Tensor) -> None:
         """Into out: how far after its window's first position each argmax of a region lies, in row-major order."""
         _, stride, padding, _ = self.geometry
         row, col = (
             torch.arange(s.start, s.stop, device=indices.device) * stride[i] - padding[i] for i, s in enumerate(span)
         )
-        out.copy_(indices[(slice(n, n + 1), slice(None), *span)] - (row[:, None] * shape[3] + col))
+        out.copy_(indices[(some, slice(None), *span)] - (row[:, None] * shape[3] + col))
 
     @staticmethod
-    def _meets(places: Computed, place: float, n: int, span: Span, out: Tensor) -> None:
+    def _meets(places: Computed, place: float, some: slice, span: Span, out: Tensor) -> None:
         """Into out: 1 where a region's argmax lies at this place of its window, else 0."""
-        out.copy_(places.region(n, span) == place)
+        out.copy_(places.region(some, span) == place)
 
 
 class Addition(Rule):
@@ -637,10 +637,10 @@ class Addition(Rule):
         return [_summed_to(visits.with_(share), state, shape) for share, shape in zip(shares, shapes)], None
 
     @staticmethod
-    def _share(factors, plus, n: int, span: Span, out: Tensor) -> None:
+    def _share(factors, plus, some: slice, span: Span, out: Tensor) -> None:
         """Into out: the factors' product over the sum of the positive parts; 0 where both are 0."""
-        total = plus[0].region(n, span) + plus[1].region(n, span)
-        torch.div(product(factors, n, span), total, out=out).masked_fill_(total == 0, 0)
+        total = plus[0].region(some, span) + plus[1].region(some, span)
+        torch.div(product(factors, some, span), total, out=out).masked_fill_(total == 0, 0)
 
 
 class Concatenation(Rule):

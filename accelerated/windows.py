@@ -37,80 +37,91 @@ def launched(values: Tensor) -> bool:
 class Shared:
     """A map of each image (N, C, H, W): a tensor, or a `part` of it that is taken where it is read.
 
-    `part` (values, image number) -> values, elementwise.
+    `part` (values, which images they are of) -> values, elementwise.
     """
 
-    def __init__(self, tensor: Tensor, part: Callable[[Tensor, int], Tensor] | None = None):
+    def __init__(self, tensor: Tensor, part: Callable[[Tensor, slice], Tensor] | None = None):
         self.tensor, self.part, self._whole = tensor, part, None
 
-    def region(self, n: int, span: Span) -> Tensor:
-        """(1, C, h, w) of image n; a view where it can be."""
-        view = self.tensor[(slice(n, n + 1), slice(None), *span)]
-        return view if self.part is None else self.part(view, n)
+    def region(self, some: slice, span: Span) -> Tensor:
+        """(n, C, h, w) of some images; a view where it can be."""
+        view = self.tensor[(some, slice(None), *span)]
+        return view if self.part is None else self.part(view, some)
 
     def rows(self, image: np.ndarray) -> Tensor:
         """The whole maps of images (K,): (K, ...), or (1, ...) to broadcast where there is one image."""
-        if self.part is None:
-            return rows(self.tensor, image)
-        return torch.cat([self.part(self.tensor[n : n + 1], n) for n in _numbers(self.tensor, image)])
+        return rows(self.whole(image), image)
 
     def whole(self, image: np.ndarray) -> Tensor:
         """The maps of all images, (N, C, H, W), of which those of images (K,) are filled in."""
-        if self.part is not None and self._whole is None:
-            self._whole = self.rows(np.arange(len(self.tensor)))
-        return self.tensor if self.part is None else self._whole
+        if self.part is None:
+            return self.tensor
+        if self._whole is None:
+            self._whole = self.part(self.tensor, slice(None))
+        return self._whole
 
 
 class Computed(Shared):
     """A map that is computed by tiles, each when a window first touches it.
 
-    `fill` (image number, rows and columns, out) writes a region into out (1, C, h, w); shape (N, C, H, W), `like` gives
+    `fill` (which images, rows and columns, out) writes a region into out (n, C, h, w); shape (N, C, H, W), `like` gives
     dtype and layout.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], like: Tensor, maps: SharedMaps, fill: Callable[[int, Span, Tensor], Any]
+        self, shape: tuple[int, ...], like: Tensor, maps: SharedMaps, fill: Callable[[slice, Span, Tensor], Any]
     ):
         super().__init__(empty(shape, like, maps.memory(like.new_empty(0), math.prod(shape))))
         self._fill = fill
+        self._everything = tuple(slice(0, s) for s in shape[2:])
         self._tile = max(shape[2:]) if launched(like) else max(8, -(-max(shape[2:]) // TILES))
         self._done = np.zeros((shape[0], *(-(-s // self._tile) for s in shape[2:])), bool)
 
-    def region(self, n: int, span: Span) -> Tensor:
+    def region(self, some: slice, span: Span) -> Tensor:
         tiles = tuple(slice(s.start // self._tile, -(-s.stop // self._tile)) for s in span)
-        done = self._done[(n, *tiles)]
-        if not done.all():
-            for rows_, cols in _rectangles(~done):
-                self._by_bands(n, *(slice(s.start + t.start, s.stop + t.start) for s, t in zip((rows_, cols), tiles)))
-            done[:] = True
-        return super().region(n, span)
+        if not self._done[(some, *tiles)].all():
+            if launched(self.tensor):
+                self._compute(some, self._everything, super().region(some, self._everything))
+            else:
+                self._by_tiles(some, tiles)
+            self._done[(some, *tiles)] = True
+        return super().region(some, span)
 
     def touch(self, visits: Visits) -> None:
         """Compute what the windows of visits read."""
-        for k, n in enumerate(visits.image.tolist()):
-            self.region(n, visits.span(k))
+        if launched(self.tensor):
+            self.whole(visits.image)
+        else:
+            for k, n in enumerate(visits.image.tolist()):
+                self.region(slice(n, n + 1), visits.span(k))
 
     def whole(self, image: np.ndarray) -> Tensor:
-        for n in np.unique(image).tolist():
-            self.region(n, tuple(slice(0, s) for s in self.tensor.shape[2:]))
+        if launched(self.tensor):
+            self.region(slice(0, len(self.tensor)), self._everything)  # further images cost less than further launches
+        else:
+            for n in np.unique(image).tolist():
+                self.region(slice(n, n + 1), self._everything)
         return self.tensor
 
-    def rows(self, image: np.ndarray) -> Tensor:
-        self.whole(np.array(_numbers(self.tensor, image)))
-        return super().rows(image)
+    def _by_tiles(self, some: slice, tiles: Span) -> None:
+        """The tiles that are missing, image by image."""
+        for n in range(some.start, some.stop):
+            for rectangle in _rectangles(~self._done[(n, *tiles)]):
+                spans = (slice(s.start + t.start, s.stop + t.start) for s, t in zip(rectangle, tiles))
+                self._by_bands(slice(n, n + 1), *spans)
 
-    def _by_bands(self, n: int, tile_rows: slice, tile_cols: slice) -> None:
+    def _by_bands(self, some: slice, tile_rows: slice, tile_cols: slice) -> None:
         """Band by band, so that what is computed on the way stays in the cache."""
         height, width = self.tensor.shape[2:]
         first, last = tile_rows.start * self._tile, min(tile_rows.stop * self._tile, height)
         cols = slice(tile_cols.start * self._tile, min(tile_cols.stop * self._tile, width))
-        step = last if launched(self.tensor) else max(1, BAND // (self.tensor.shape[1] * (cols.stop - cols.start)))
+        step = max(1, BAND // (self.tensor.shape[1] * (cols.stop - cols.start)))
         for top in range(first, last, step):
             span = slice(top, min(top + step, last)), cols
-            self._compute(n, span, self.tensor[(slice(n, n + 1), slice(None), *span)])
+            self._compute(some, span, self.tensor[(some, slice(None), *span)])
 
-    def _compute(self, n: int, span: Span, out: Tensor) -> None:
-        self._fill(n, span, out)
+    def _compute(self, some: slice, span: Span, out: Tensor) -> None:
+        self._fill(some, span, out)
 
 
 def _rectangles(missing: np.ndarray) -> list[Span]:
@@ -131,11 +142,6 @@ def _rectangles(missing: np.ndarray) -> list[Span]:
 def rows(per_image: Tensor, image: np.ndarray) -> Tensor:
     """Each peak's own rows of a per-image tensor; broadcast instead of gathered where there is one image."""
     return per_image if per_image.shape[0] == 1 else per_image[torch.from_numpy(image).to(per_image.device)]
-
-
-def _numbers(per_image: Tensor, image: np.ndarray) -> list[int]:
-    """The rows of `rows`."""
-    return [0] if per_image.shape[0] == 1 else image.tolist()
 
 
 class Workspace:
@@ -198,20 +204,20 @@ class SharedMaps:
 
     def hat(self, U: Tensor) -> Shared:
         """U_hat = U - min(0, min U), the minimum over each image: U itself wherever a ReLU came before."""
-        least = self.least(U)
-        if not any(least):
+        if not any(self.least(U)):
             return self.plain(U)
-        return self._once(U, "hat", lambda: Shared(U, lambda values, n: values - least[n]))
+        least = U.new_tensor(self.least(U)).reshape(-1, *[1] * (U.dim() - 1))
+        return self._once(U, "hat", lambda: Shared(U, lambda values, some: values - least[some]))
 
     def positive(self, U: Tensor) -> Shared:
         """max(U, 0)."""
         if not any(self.least(U)):
             return self.plain(U)
-        return self._once(U, "positive", lambda: Shared(U, lambda values, n: values.clamp(min=0)))
+        return self._once(U, "positive", lambda: Shared(U, lambda values, _: values.clamp(min=0)))
 
     def negative(self, U: Tensor) -> Shared:
         """min(U, 0)."""
-        return self._once(U, "negative", lambda: Shared(U, lambda values, n: values.clamp(max=0)))
+        return self._once(U, "negative", lambda: Shared(U, lambda values, _: values.clamp(max=0)))
 
 
 # --------------------------------------------------------------------------------------------------------- windows
@@ -436,7 +442,7 @@ def _peak_by_peak(values, image, origin, offset, factors: tuple[Shared, ...], ou
         here, there = ((slice(k, k + 1), slice(None), *(cut[i] for cut in cuts)) for i in (0, 1))
         span = tuple(slice(o + cut.start, o + cut.stop) for o, (_, cut) in zip(origin[k].tolist(), cuts))
         product, target = values[there], out[here]
-        *others, last = [shared.region(n, span) for shared in factors] or [None]
+        *others, last = [shared.region(slice(n, n + 1), span) for shared in factors] or [None]
         for region in others:
             product = product * region
         if last is None:
@@ -462,11 +468,11 @@ def _overlap(offset: int, length: int, have: int) -> Span:
     return slice(first - offset, last - offset), slice(first, last)
 
 
-def product(factors: tuple[Shared, ...], n: int, span: Span) -> Tensor | None:
-    """The product of shared maps on a region, (1, C, h, w); None for none."""
+def product(factors: tuple[Shared, ...], some: slice, span: Span) -> Tensor | None:
+    """The product of shared maps on a region, (n, C, h, w); None for none."""
     values = None
     for shared in factors:
-        region = shared.region(n, span)
+        region = shared.region(some, span)
         values = region if values is None else values * region
     return values
 
