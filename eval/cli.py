@@ -761,6 +761,95 @@ def bench_segment(
     _print_table(bench_report.segment_table(rows, bench.STAGES))
 
 
+@bench_app.command("kernels")
+def bench_kernels(
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only cases, or with --compile-only kernels, with this in their name.")
+    ] = "",
+    compile_only: Annotated[
+        bool, typer.Option("--compile-only", help="Without a GPU: compile every kernel for six GPUs and list what it "
+                           "takes; fails where one does not compile or spills.")
+    ] = False,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --compile-only: sm_80, sm_90, sm_100, gfx90a, gfx942 or gfx1100; may "
+                     "be repeated. Default: all."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Without a GPU: every case at a reduced size through Triton's "
+                           "interpreter, compared with torch's code; fails where one differs or launches nothing.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Measure every configuration too, and write for this GPU which one is the "
+                           "fastest for each case; launchers read that.")
+    ] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Print the README's block of GPU figures.")] = False,
+    rounds: Rounds = 7,
+    device: Device = "cuda",
+    json_file: Json = None,
+) -> None:  # fmt: skip
+    """GPU kernels beside torch's own code, torch.compile and what the card can do at best. Answers are compared first:
+    a kernel whose answer is wrong has no speed.
+    """
+    from . import kernel_bench, kernel_report
+
+    if readme:
+        out_console.print(kernel_report.readme_block())
+        return
+    started = time.perf_counter()
+    _check_kernels(device if not (compile_only or dry_run) else None, compile_only and dry_run, json_file)
+    if compile_only:
+        from .kernel_table import compile_table, kernel_names, spills
+
+        with console.status("compiling"):
+            rows = compile_table(target or TARGETS, kernel_names(only))
+        _kernels_done(json_file, started, {"rows": rows}, kernel_report.compiled_table(rows), spills(rows))
+    elif dry_run:
+        with console.status("interpreting"):
+            rows = kernel_bench.dry_run(only)
+        _kernels_done(json_file, started, {"rows": rows}, kernel_report.dry_table(rows), kernel_bench.failures(rows))
+    else:
+        with console.status("measuring") as status:
+            found = kernel_bench.measure(only, device, rounds, record, lambda name: status.update(f"measuring {name}"))
+        if record:
+            kernel_bench.write_choices(found["machine"]["gpu"], found["choices"])
+        table, wrong = kernel_report.bench_table(found["rows"]), kernel_bench.failures(found["rows"])
+        _kernels_done(json_file, started, found, table, wrong)
+
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942", "gfx1100")
+
+
+def _check_kernels(device: str | None, both: bool, json_file: Path | None) -> None:
+    """Said before the work: device, for a measurement, must be a GPU; both: two ways to do without one were given."""
+    from importlib.util import find_spec
+
+    if both:
+        raise InputError("--compile-only and --dry-run are two things: give one")
+    if find_spec("triton") is None:
+        raise InputError("the kernels need Triton, which is not installed here: it comes with torch on Linux")
+    if device is not None:
+        import torch
+
+        usable = device.split(":")[0] == "cuda" and torch.cuda.is_available()
+        if not usable:
+            raise InputError(f"--device {device}: kernels are measured on a GPU, and torch reaches none there; without "
+                             "one, --compile-only compiles them all and --dry-run runs every case, slowly")  # fmt: skip
+    _bench_outputs(device or "cpu", json_file)
+
+
+def _kernels_done(json_file: Path | None, started: float, figures: dict, table: Table, wrong: list[str]) -> None:
+    """The file, the table, and what is wrong, which is exit code 1."""
+    _write_figures(json_file, figures | {"wrong": wrong}, started)
+    _print_table(table)
+    for line in wrong:
+        out_console.print(line)
+    rows = len(figures["rows"])
+    out_console.print(f"{rows} rows, {len(wrong)} of them wrong, {time.perf_counter() - started:.0f} s, {_command()}")
+    if wrong:
+        raise typer.Exit(1)
+
+
 NETWORK_NAMES = ("smallnet", "resnet18", "resnet50", "vgg16")
 
 
