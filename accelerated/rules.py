@@ -334,7 +334,7 @@ class Convolution(Rule):
     def _ratio(
         self, U: Tensor, maps: SharedMaps, factors: tuple[Shared, ...], some: slice, span: Span, out: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Into out, a region (n, C, h, w) of some images: the factors over Z. Answers where Z leaks, and the factors."""
+        """Into out, a region (n, C, h, w) of some images: the factors over Z; where Z leaks, and the factors."""
         above = product(factors, some, span)
         values, padding = self._below(maps.hat(U), some, span)
         floor = TINY * maps.most(U)[some, None] * self.most
