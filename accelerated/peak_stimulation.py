@@ -81,9 +81,12 @@ def _valid_peaks(maps: Tensor, window: int, kind: str, value: float, dtype: torc
     return valid & maps.isfinite().flatten(2).all(dim=2)[..., None, None]
 
 
-@torch.library.custom_op("prm::peak_stimulation", mutates_args=())
-def _peak_stimulation(M: Tensor, window: int, kind: str, value: float, upsample: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (N, C) in float32 (float64 for float64 maps), peaks (capacity, 4) int64 padded with -1, count () int32."""
+def pooled(M: Tensor, window: int, kind: str, value: float, upsample: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (N, C) in float32 (float64 for float64 maps), peaks (rows, 4) int64, their count () int32; torch's code.
+
+    rows = N * C * `capacity`. Rows beyond the count mean nothing: -1 here, while the kernels leave them unwritten, as
+    filling them would be twice the traffic of reading the maps.
+    """
     work = M.to(torch.promote_types(M.dtype, torch.float32))
     maps = enlarge(work, upsample)
     valid = _valid_peaks(maps, window, kind, value, M.dtype)
@@ -118,6 +121,9 @@ def _listed(valid: Tensor, rows: int, wait: bool) -> tuple[Tensor, Tensor]:
     return torch.where(filled[:, None], places, -1), count
 
 
+_peak_stimulation = torch.library.custom_op("prm::peak_stimulation", pooled, mutates_args=())
+
+
 @_peak_stimulation.register_fake
 def _(M, window, kind, value, upsample):
     N, C, H, W = M.shape
@@ -126,11 +132,13 @@ def _(M, window, kind, value, upsample):
     return scores, M.new_empty((rows, 4), dtype=torch.int64), M.new_empty((), dtype=torch.int32)
 
 
-@torch.library.custom_op("prm::peak_stimulation_backward", mutates_args=())
-def _peak_stimulation_backward(
+def pooled_backward(
     grad_scores: Tensor, peaks: Tensor, count: Tensor, height: int, width: int, upsample: int
 ) -> Tensor:
-    """Eq. 3: dL/dM (N, C, height, width), 1/N^c of dL/ds^c at each valid peak, NaN on maps that have none."""
+    """Eq. 3: dL/dM (N, C, height, width), 1/N^c of dL/ds^c at each valid peak, NaN on maps that have none.
+
+    The count is read on the device; rows of peaks beyond it are not read.
+    """
     N, C = grad_scores.shape
     peaks = peaks[: int(count)] if peaks.device.type == "cpu" else peaks
     filled = torch.arange(peaks.shape[0], device=peaks.device) < count
@@ -147,6 +155,9 @@ def _peak_stimulation_backward(
             position = ((n * C + c) * height + i[row]) * width + j[col]
             grad.index_add_(0, position, share * (ti[row] * tj[col]).to(share.dtype))
     return grad.reshape(N, C, height, width).where(number[..., None, None] > 0, float("nan"))
+
+
+_peak_stimulation_backward = torch.library.custom_op("prm::peak_stimulation_backward", pooled_backward, mutates_args=())
 
 
 @_peak_stimulation_backward.register_fake

@@ -11,8 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -53,10 +52,10 @@ def compared(case, inputs: Sequence) -> dict:
     before = launching.launches.copy()
     row = {"launched": {}, "by_torch": [], "difference": None, "tolerance": case.tolerance, "passed": False, "note": ""}
     try:
-        with asked() as questions:
+        with launching.listening() as choices:
             ours = case.answers(*case.run(*_copies(inputs)))
         row["launched"] = dict(launching.launches - before)
-        row["by_torch"] = sorted({kernel for (kernel, _), choice in questions.items() if choice == launching.TORCH})
+        row["by_torch"] = sorted({kernel for (kernel, _), choice in choices.items() if choice == launching.TORCH})
         with launching.using(launching.TORCH):
             truth = case.answers(*case.run(*_copies(inputs)))
         row["difference"] = max(map(_difference, ours, truth))
@@ -283,40 +282,14 @@ def variants(case, inputs: Sequence) -> tuple[dict[str, Callable], dict[str, str
 # ---- which configuration is the fastest
 
 
-@contextmanager
-def asked() -> Iterator[dict[tuple[str, str], str]]:
-    """Inside, what `launching.chosen` looks up in the record is kept: (a kernel's name, a case's) -> choice."""
-    from prm.accelerated.kernels import launching
-
-    kept: dict[tuple[str, str], str] = {}
-
-    class Cases(dict):
-        def get(self, case, default=None):
-            kept[self.kernel, case] = super().get(case, default)
-            return kept[self.kernel, case]
-
-    class Kernels(dict):
-        def get(self, kernel, default=None):
-            found = Cases(super().get(kernel, default))
-            found.kernel = kernel
-            return found
-
-    held = launching._recorded
-    launching._recorded = lambda device: Kernels(held(device))
-    try:
-        yield kept
-    finally:
-        launching._recorded = held
-
-
 def fastest(case, inputs: Sequence, rounds: int, clock: Callable) -> dict[str, dict[str, str]]:
     """kernel -> case -> the configuration, or "torch", that takes the least time, of those that answer rightly."""
     from prm.accelerated.kernels import launching
 
-    with asked() as questions:
+    with launching.listening() as choices:
         case.run(*_copies(inputs))
     found: dict[str, dict[str, str]] = {}
-    for kernel, name in sorted(questions):
+    for kernel, name in sorted(choices):
         functions = {}
         for choice in (*launching.CONFIGURATIONS[kernel], launching.TORCH):
             with launching.using(choice, kernel):

@@ -141,7 +141,8 @@ def _launches(kernels: Sequence[str], configurations: Sequence[str]) -> Iterator
 
     from .kernel_cases import samples
 
-    _on_the_cpu()
+    for operator, launcher in launching.LAUNCHERS:
+        operator.register_kernel("cpu")(launcher)  # recorded, they need no device
     wanted = [case for case in samples() if set(case.kernels) & set(kernels)]
     for name in configurations:
         having = [kernel for kernel in kernels if name in launching.CONFIGURATIONS[kernel]]
@@ -157,22 +158,6 @@ def _launches(kernels: Sequence[str], configurations: Sequence[str]) -> Iterator
             for launch in kept:
                 if launch.kernel.__name__ in having:
                     yield {"kernel": launch.kernel.__name__} | label, launch
-
-
-def _on_the_cpu() -> None:
-    """The launchers answer for tensors of the CPU too: recorded, they need no device."""
-    from prm.accelerated import retrieval, rules, runs, windows
-    from prm.accelerated.kernels import peak_backprop as walk
-    from prm.accelerated.kernels import peak_stimulation as pooling
-    from prm.accelerated.kernels import retrieval as sums
-
-    for operator, launcher in (
-        (pooling._peak_stimulation, pooling.pool), (pooling._peak_stimulation_backward, pooling.pool_backward),
-        (runs.run_sums, sums.launch_run_sums), (retrieval.best_proposal, sums.launch_best_proposal),
-        (rules.walk_conv2d, walk.conv2d), (rules.walk_ratio, walk.ratio), (rules.walk_max_pool, walk.max_pool),
-        (windows.walk_windows, walk.on_windows),
-    ):  # fmt: skip
-        operator.register_kernel("cpu")(launcher)
 
 
 def _supported(job: Job) -> Job:

@@ -1,8 +1,8 @@
 """Proof that the tests would notice: realistic mistakes, put one at a time into a copy of the project, must be caught.
 
 A mutant of the fast path must be killed by parity, one of a kernel by parity in Triton's interpreter. One of the
-oracle must be killed by parity and by hand-worked
-numbers; one of both sides, to which parity is blind, by hand-worked numbers alone. Run by `make mutants`.
+oracle must be killed by parity and by hand-worked numbers; one of both sides, to which parity is blind, by hand-worked
+numbers alone. Run by `make mutants`.
 """
 
 from __future__ import annotations

@@ -77,8 +77,12 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, int]]] = {
 launches: Counter[str] = Counter()
 """How often each kernel was launched by this process, by the kernel's name."""
 
+LAUNCHERS: list[tuple[torch.library.CustomOpDef, Callable]] = []
+"""The operators that have kernels, and what launches them."""
+
 _overrides: list[tuple[str, str]] = []  # (kernel, or "" for all; name), the last first
 _recorders: list[list[Launch]] = []
+_listeners: list[dict[tuple[str, str], str]] = []
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def recording() -> Iterator[list[Launch]]:
 
 def register(operator: torch.library.CustomOpDef, launcher: Callable) -> None:
     """The launcher answers for the operator on GPUs of NVIDIA and AMD, and on the CPU where kernels are interpreted."""
+    LAUNCHERS.append((operator, launcher))
     operator.register_kernel("cuda")(launcher)
     if INTERPRETED:
         operator.register_kernel("cpu")(launcher)
@@ -132,14 +137,25 @@ def chosen(kernel: str, case: str, device: torch.device, default: str = "default
 
     By `using`, else by the environment's PRM_KERNELS, else as measured on this card (choices.json), else `default`.
     """
-    for name, choice in reversed(_overrides):
-        if name in ("", kernel):
-            return choice
-    choice = os.environ.get("PRM_KERNELS") or _recorded(device).get(kernel, {}).get(case, default)
+    choice = next((choice for name, choice in reversed(_overrides) if name in ("", kernel)), None)
+    choice = choice or os.environ.get("PRM_KERNELS") or _recorded(device).get(kernel, {}).get(case, default)
     if choice != TORCH and choice not in CONFIGURATIONS[kernel]:
         known = ", ".join([*CONFIGURATIONS[kernel], TORCH])
         raise ValueError(f"PRM_KERNELS or {RECORD.name}: {kernel} has no configuration {choice!r}; known are {known}")
+    for listener in _listeners:
+        listener[kernel, case] = choice
     return choice
+
+
+@contextmanager
+def listening() -> Iterator[dict[tuple[str, str], str]]:
+    """What is chosen inside: (kernel, case) -> choice."""
+    kept: dict[tuple[str, str], str] = {}
+    _listeners.append(kept)
+    try:
+        yield kept
+    finally:
+        _listeners.remove(kept)
 
 
 @contextmanager
