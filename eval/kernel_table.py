@@ -148,16 +148,18 @@ def _launches(kernels: Sequence[str], configurations: Sequence[str]) -> Iterator
         having = [kernel for kernel in kernels if name in launching.CONFIGURATIONS[kernel]]
         for case in wanted:
             with ExitStack() as stack:
-                stack.enter_context(launching.using("default"))
-                for kernel in having:
+                # By default the launchers choose.
+                for kernel in having if name != "default" else ():
                     stack.enter_context(launching.using(name, kernel))
-                kept = stack.enter_context(launching.recording())
+                choices, kept = (stack.enter_context(f()) for f in (launching.listening, launching.recording))
                 case.run(*case.inputs("cpu"))
-            form = f"{case.size} {getattr(case, 'kind', '')}".strip()
-            label = {"dtype": case.dtype, "precision": case.precision, "form": form, "configuration": name}
+            used = {kernel: choice for (kernel, _), choice in choices.items()}
+            label = {"dtype": case.dtype, "precision": case.precision,
+                     "form": f"{case.size} {getattr(case, 'kind', '')}".strip()}  # fmt: skip
             for launch in kept:
-                if launch.kernel.__name__ in having:
-                    yield {"kernel": launch.kernel.__name__} | label, launch
+                kernel = launch.kernel.__name__
+                if kernel in having:
+                    yield {"kernel": kernel} | label | {"configuration": used[kernel]}, launch
 
 
 def _supported(job: Job) -> Job:

@@ -45,7 +45,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, int]]] = {
         "small": {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16, "BLOCK_PEAKS": 16, "num_warps": 4},
     },
     "walk_conv2d": {
-        "default": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
+        "default": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
         "matrix units": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
         "wide": {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
         "few": {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3},

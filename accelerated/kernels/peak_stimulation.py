@@ -26,7 +26,7 @@ from . import launching
 FORWARD, BACKWARD = "prm::peak_stimulation", "prm::peak_stimulation_backward"
 # Passes of eight bits, the highest first, until the rest of the float32 is zero for every number of the dtype.
 PASSES = {torch.float32: 4, torch.float16: 3, torch.bfloat16: 2}
-LITTLE = 256  # positions that fit into one block of four warps: of a larger one most threads would have nothing to do
+LITTLE = 256  # positions that fit into one block of two warps: of a larger one most threads would have nothing to do
 POSITIONS = 2**31 - 2**16  # a block that begins in a map of fewer positions ends within int32
 
 
@@ -68,6 +68,20 @@ def _block(source, start, size, EW, BLOCK: tl.constexpr, ENLARGED: tl.constexpr)
 
 
 @triton.jit
+def _mean(total, count):
+    """total / count of a float64 and an int32, in float32.
+
+    Without float64's division, a routine that registers are spilled for: float32's reciprocal, made twice as long by a
+    step of Newton's, and the remainder divided once more leave an error of some 2^-52.
+    """
+    n = count.to(tl.float64)
+    inverse = (1.0 / count.to(tl.float32)).to(tl.float64)
+    inverse *= 2.0 - n * inverse
+    quotient = total * inverse
+    return (quotient + (total - quotient * n) * inverse).to(tl.float32)
+
+
+@triton.jit
 def _survey(source, size, EW, BLOCK: tl.constexpr, ENLARGED: tl.constexpr, WITH_MEAN: tl.constexpr):
     """Whether all values are finite, the largest one, its first position, and the mean (0 if not asked for)."""
     finite = tl.full((BLOCK,), 1, tl.int1)
@@ -84,12 +98,15 @@ def _survey(source, size, EW, BLOCK: tl.constexpr, ENLARGED: tl.constexpr, WITH_
             total += tl.sum(tl.where(inside, values, 0.0).to(tl.float64), axis=0)
     top = tl.max(largest, axis=0)
     first = tl.min(tl.where(largest == top, first, size), axis=0)
-    return tl.min(finite.to(tl.int32), axis=0) == 1, top, first, (total / size).to(tl.float32)
+    return tl.min(finite.to(tl.int32), axis=0) == 1, top, first, _mean(total, size)
 
 
 @triton.jit
 def _lower_median(source, size, EW, BLOCK: tl.constexpr, ENLARGED: tl.constexpr, PASSES: tl.constexpr):
-    """Sorted value (size - 1) // 2, by radix selection: each pass finds eight more bits of it, from histograms."""
+    """A number that sorted value (size - 1) // 2 and all above it reach, and no value below it does.
+
+    By radix selection: each pass finds eight more bits, from a histogram of those of the values that agree so far.
+    """
     rank = (size - 1) // 2  # among the keys that begin with the bits found
     found, mask = tl.full((), 0, tl.uint32), tl.full((), 0, tl.uint32)
     for step in range(PASSES):
@@ -107,8 +124,8 @@ def _lower_median(source, size, EW, BLOCK: tl.constexpr, ENLARGED: tl.constexpr,
         rank -= tl.sum(tl.where(tl.arange(0, 256) < digit, counts, 0), axis=0)
         found = found | (digit.to(tl.uint32) << shift)
         mask = mask | (tl.full((), 255, tl.uint32) << shift)
-    # Bits that no pass looked at are zero in every value, though one in the key of a negative number.
-    bits = tl.where(found >= 0x80000000, found ^ 0x80000000, found ^ 0xFFFFFFFF) & mask
+    # Bits that no pass looked at: a negative median comes out a little less than it is, with no value in between.
+    bits = tl.where(found >= 0x80000000, found ^ 0x80000000, found ^ 0xFFFFFFFF)
     return bits.to(tl.float32, bitcast=True)
 
 
@@ -157,8 +174,8 @@ def find_peaks(
         tl.store(slots + count + tl.cumsum(taken, axis=0) - 1, positions, mask=valid)
         count += tl.sum(taken, axis=0)
         total += tl.sum(tl.where(valid, values, 0.0).to(tl.float64), axis=0)
-    score = (total / tl.maximum(count, 1)).to(tl.float32)
-    tl.store(scores + map_index, tl.where(count > 0, score, float("nan")))
+    score = tl.where(count > 0, _mean(total, tl.maximum(count, 1)), float("nan"))
+    tl.store(scores + map_index, score)
     tl.store(counts + map_index, count)
 
 
@@ -242,28 +259,28 @@ def scatter_shares(
     grad_scores,  # (N * C,) float32
     peaks,  # (rows, 4) int64 (image, class, row, column), row-major order
     count,  # () int32: rows beyond it mean nothing
-    grad,  # (N * C, H * W) float32, written
+    grad,  # (N * C, H * W) float32, zeros: NaN is written to maps without peaks
     C, H, W,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Equal shares of a score's gradient to its map's peaks, one program a map, without enlargement.
 
-    Bytes: 4 H W written; 16 a step of the search, 16 a peak read, 4 a peak written.
+    Zeros come from the launch before: within one, a thread's share could be overtaken by another's zero.
+    Bytes: 16 a step of the search, 16 a peak read, 4 a peak written.
     """
     map_index = tl.program_id(0)
     grad += map_index.to(tl.int64) * H * W
     begin, end, share = _segment(grad_scores, peaks, count, C, map_index)
-    ground = tl.where(end > begin, 0.0, float("nan"))
     lanes = tl.arange(0, BLOCK)
-    for start in range(0, H * W, BLOCK):
-        tl.store(grad + start + lanes, tl.zeros((BLOCK,), tl.float32) + ground, mask=start + lanes < H * W)
-    # Another thread may have written the zero that a share replaces.
-    tl.debug_barrier()
+    shares = tl.zeros((BLOCK,), tl.float32) + share
+    if begin == end:
+        for start in range(0, H * W, BLOCK):
+            tl.store(grad + start + lanes, shares, mask=start + lanes < H * W)
     for start in range(begin, end, BLOCK):
         k = start + lanes
         row = peaks + k.to(tl.int64) * 4
         i, j = tl.load(row + 2, mask=k < end, other=0), tl.load(row + 3, mask=k < end, other=0)
-        tl.store(grad + i * W + j, tl.zeros((BLOCK,), tl.float32) + share, mask=k < end)
+        tl.store(grad + i * W + j, shares, mask=k < end)
 
 
 @triton.jit
@@ -344,7 +361,7 @@ def _pool(M, window, kind, level, upsample, find, gather):
     if (H - 1) * M.stride(2) + (W - 1) * M.stride(3) >= POSITIONS:
         M = M.contiguous()  # offsets within a map are int32
     if EH * EW <= LITTLE:
-        find = {**find, "BLOCK": min(find["BLOCK"], LITTLE), "num_warps": 4}
+        find = {**find, "BLOCK": min(find["BLOCK"], LITTLE), "num_warps": 2}
     scores, counts = M.new_empty((N, C), dtype=torch.float32), M.new_empty((N * C,), dtype=torch.int32)
     slots, peaks = counts.new_empty((N * C, most)), counts.new_empty((N * C * most, 4), dtype=torch.int64)
     total = (counts.new_empty if N * C else counts.new_zeros)(())
@@ -377,11 +394,12 @@ def pool_backward(
         return pooled_backward(grad_scores, peaks, count, height, width, upsample)
 
     blocks = launching.CONFIGURATIONS[kernel.__name__][choice]
-    grad = grad_scores.new_empty((N, C, height, width))
     given = grad_scores.contiguous(), peaks.contiguous(), count
     if upsample == 1:
+        grad = grad_scores.new_zeros((N, C, height, width))
         launching.launch(scatter_shares, (N * C,), *given, grad, C, height, width, **blocks)
         return grad
+    grad = grad_scores.new_empty((N, C, height, width))
     tables = _tables(height, width, upsample, grad.device)
     tiles = triton.cdiv(height, blocks["BLOCK_ROWS"]), triton.cdiv(width, blocks["BLOCK_COLUMNS"])
     launching.launch(
