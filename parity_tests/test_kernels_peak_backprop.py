@@ -299,6 +299,15 @@ def test_float64_and_the_choice_of_torch_launch_nothing(device):
             torch.ops.prm.walk_max_pool(maps[0], image, origin, indices, 3, *pooling, origin, [3, 3])
 
 
+def test_what_int32_cannot_count_is_left_to_torch():
+    from prm.accelerated.kernels.peak_backprop import _by_torch
+
+    large, small = (torch.empty(1, 2, side, side, device="meta") for side in (40_000, 4_000))
+    assert not _by_torch(small, small, positions=10**6)
+    assert _by_torch(large) and _by_torch(small, large) and _by_torch(small, positions=2**31)
+    assert _by_torch(torch.empty(1, 300, 3_000, 3_000, device="meta")[:, :, ::2])
+
+
 def test_wrong_arguments_are_named(device):
     image, origin, sliding = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64), ([1, 1], [0, 0])
     G, kernel = torch.rand(1, 2, 3, 3, device=device), torch.ones(2, 2, 1, 1, device=device)

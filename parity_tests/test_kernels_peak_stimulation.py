@@ -142,12 +142,13 @@ def test_one_first_maximum_where_no_peak_passes(upsample, configuration, device)
 
 
 def test_the_lower_median_decides(configuration, device):
-    # The fourth of eight values is a peak; so on negative ones, and on ones that differ in their last bits alone.
-    ranks = torch.tensor([3.0, 0, 7, 1, 6, 2, 5, 4], dtype=torch.float64).reshape(1, 1, 1, 8)
+    # The fourth of eight values is a peak and the least valid one, the second a peak below it; so on negative ones, and
+    # on ones that differ in their last bits alone.
+    ranks = torch.tensor([3.0, 2, 7, 5, 6, 4, 0, 1], dtype=torch.float64).reshape(1, 1, 1, 8)
     for dtype in DTYPES:
         last_bits = 2 * torch.finfo(dtype).eps
         M = torch.cat([ranks, ranks - 8, last_bits * ranks + 2, last_bits * ranks - 3], dim=1).to(dtype)
-        assert expected(M).peaks[:, 3].tolist() == 4 * [0, 2, 4, 6]
+        assert expected(M).peaks[:, 3].tolist() == 4 * [0, 2, 4]
         assert_agrees(M.to(device))
 
 

@@ -296,11 +296,13 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _by_torch(values: Tensor) -> bool:
-    """Whether there is nothing to launch, or nothing that could be: kernels compute in float32."""
+def _by_torch(values: Tensor, *others: Tensor, positions: int = 0) -> bool:
+    """Whether there is nothing to launch, or nothing that could be: kernels compute in float32, and offsets within the
+    maps of a peak or an image, and numbers of positions, are int32."""
     if values.dtype == torch.float16:
         raise ValueError("the walk back is not computed in float16: the ratio maps of Eq. 5 leave its range")
-    return values.dtype == torch.float64 or values.numel() == 0
+    extents = (sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:])) for t in (values, *others))
+    return values.dtype == torch.float64 or values.numel() == 0 or max(positions, *extents) >= 2**31 - 2**16
 
 
 def conv2d(
@@ -312,7 +314,7 @@ def conv2d(
     K, channels, h, w = G.shape
     C_in, C_out, *kernel = (turned.shape[0] // groups, *turned.shape[1:])
     arguments = (G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size, precision)
-    if _by_torch(G):
+    if _by_torch(G, ratio, positions=K * prod(size)):
         return rules.walked_conv2d(*arguments)
     expect(
         "prm::walk_conv2d", G.device, G=(G, FLOATS, (None, groups * C_out, None, None)),
@@ -363,7 +365,7 @@ def ratio(
     N, _, H, W = U.shape
     _, channels, h, w = out.shape
     C_in, kernel = weight.shape[1], weight.shape[2:]
-    if _by_torch(U) or out.numel() == 0:
+    if _by_torch(U, out, positions=N * h * w) or out.numel() == 0:
         return rules.walked_ratio(*arguments)
     maps = {"out": (out, (U.dtype,), (N, len(weight), None, None))}
     if above is not None:
@@ -392,7 +394,7 @@ def on_windows(
 ) -> None:
     """Launcher of `prm::walk_windows`, see there. A launch multiplies by two maps; more take more launches."""
     K, C, h, w = values.shape
-    if _by_torch(values) or out.numel() == 0:
+    if _by_torch(values, out, *maps, positions=K * out.shape[2] * out.shape[3]) or out.numel() == 0:
         return windows.on_windows(values, image, origin, offset, maps, out, add)
     shape = f"{C} channels {out.shape[2]}x{out.shape[3]} x{K} maps {len(maps)}"
     name = chosen("walk_windows", f"{shape} {_short(values.dtype)}", values.device)
@@ -424,7 +426,7 @@ def max_pool(
     """Launcher of `prm::walk_max_pool`, see there."""
     K, C, h, w = values.shape
     arguments = (values, image, origin, indices, columns, kernel, stride, padding, dilation, to, size)
-    if _by_torch(values):
+    if _by_torch(values, indices, positions=K * prod(size)):
         return rules.walked_max_pool(*arguments)
     shape = f"{C} channels {kernel[0]}x{kernel[1]}/{stride[0]} {size[0]}x{size[1]} x{K}"
     name = chosen("walk_max_pool", f"{shape} {_short(values.dtype)}", values.device)
