@@ -121,7 +121,7 @@ GRADIENT = (POOL, "share = (grad_scores / number)[n, c]", "share = grad_scores[n
 REF_GRADIENT = (
     REF_POOL, "grad_scores[n, c] * result.G[n, c] / result.G[n, c].sum()", "grad_scores[n, c] * result.G[n, c]",
 )
-SHIFT = (WINDOWS, "values - least[n]", "values")
+SHIFT = (WINDOWS, "values - least[some]", "values")
 REF_SHIFT = (REF_WALK, "return U - min(0.0, U.min())", "return U")
 TO_BOTH = (
     (RULES, "shares = [to_a, visits.values - to_a]", "shares = [visits.values, visits.values]"),
@@ -193,17 +193,20 @@ MUTANTS = (
          "        return leaks, above"),
     ),
     _mutant("no leak, a tiny Z instead", "peak_backprop",
-            (RULES, "    leaks = Z <= floor[:, :, None, None]\n",
+            (RULES, "        Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)\n"
+             "    leaks = Z <= floor[:, :, None, None]\n",
+             "        Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)\n"
              "    Z = Z.clamp(min=1e-30)\n    leaks = torch.zeros_like(Z, dtype=torch.bool)\n")),
     _mutant("leak only where Z is 0", "peak_backprop",
-            (RULES, "leaks = Z <= floor[:, :, None, None]", "leaks = Z <= 0 * floor[:, :, None, None]")),
+            (RULES, "    leaks = Z <= floor[:, :, None, None]\n    if above is None:",
+             "    leaks = Z <= 0 * floor[:, :, None, None]\n    if above is None:")),
     _mutant("bound of the leak absolute", "peak_backprop",
             (RULES, "floor = TINY * maps.most(U)", "floor = TINY + 0 * maps.most(U)")),
     _mutant(
         "minimum of U_hat sees the padding", "peak_backprop",
-        (RULES, "values, padding = self._below(maps.hat(U), n, span)\n",
-         "values, padding = self._below(maps.plain(U), n, span)\n"
-         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - maps.least(U)[n]\n"
+        (RULES, "values, padding = self._below(maps.hat(U), some, span)\n",
+         "values, padding = self._below(maps.plain(U), some, span)\n"
+         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - maps.least(U)[some.start]\n"
          "        padding = [0, 0]\n"),
     ),
     _mutant("divisor forgotten in an average's bound", "peak_backprop",
@@ -237,9 +240,9 @@ MUTANTS = (
             (WINDOWS, "for o, (_, cut) in zip(origin[k].tolist(), cuts))",
              "for o, (_, cut) in zip(origin[0].tolist(), cuts))")),
     _mutant("every peak in the first image", "peak_backprop",
-            (WINDOWS, "view = self.tensor[(slice(n, n + 1),", "view = self.tensor[(slice(0, 1),")),
+            (WINDOWS, "view = self.tensor[(some,", "view = self.tensor[(slice(0, 1),")),
     _mutant("a map taken for computed where it is not", "peak_backprop",
-            (WINDOWS, "            done[:] = True\n", "            self._done[:] = True\n")),
+            (WINDOWS, "            self._done[(some, *tiles)] = True\n", "            self._done[:] = True\n")),
     _mutant("negative half of the signed rule dropped", "peak_backprop",
             (RULES, "return [plus.plus(minus, U.shape[1:])], leaked", "return [plus], leaked")),
     _mutant("last maximum of a tie", "peak_backprop", LAST_MAXIMUM),
