@@ -634,6 +634,7 @@ def samples() -> tuple[Case, ...]:
     return (
         *(pool(upsample, dtype) for upsample in (1, 8) for dtype in ("float32", "bfloat16", "float16")),
         *(pool(1, "float32", kind) for kind in ("mean", "max", "constant")),
+        *(PeakPooling((4, 20, 112, 112), 1, dtype) for dtype in ("float32", "bfloat16", "float16")),
         *(WalkConvolution(*three, 8, dtype, precision) for dtype, precision in PRECISIONS),
         *(WalkConvolution(*geometry, 8, "float32") for geometry in (one, first)),
         WalkConvolution(*widest, 8, "float32", groups=64),  # average pooling

@@ -76,7 +76,7 @@ def test_enlarged_maps(upsample, side, request, device):
 
 @pytest.mark.parametrize(("threshold", "dtype"), [*zip(("mean", "median", "median"), DTYPES)])
 def test_several_blocks(threshold, dtype, configuration, device):
-    M = fine_maps((1, 1, 33, 40)).remainder(32).sub(16).to(dtype)
+    M = fine_maps((1, 1, 53, 40)).remainder(32).sub(16).to(dtype)
     assert_agrees(M.to(device), 3, threshold)
 
 

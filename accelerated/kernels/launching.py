@@ -29,7 +29,7 @@ RECORD = Path(__file__).with_name("choices.json")  # card -> kernel -> case -> c
 # Kernel -> name -> blocks and compiler's options. "small" has blocks so small that little maps take several of them.
 CONFIGURATIONS: dict[str, dict[str, dict[str, int]]] = {
     "find_peaks": {
-        "default": {"BLOCK": 1024, "num_warps": 8},
+        "default": {"BLOCK": 2048, "num_warps": 16},
         "small": {"BLOCK": 64, "num_warps": 2},
     },
     "list_peaks": {
