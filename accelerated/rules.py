@@ -68,11 +68,11 @@ def walked_ratio(
         wide, above = out.float(), above if above is None else above.float()
         leaks = walked_ratio(U.float(), weight.float(), floor, above, stride, padding, dilation, groups, wide)
         out.copy_(wide)
-        return leaks
+        return torch.empty_like(out, dtype=torch.bool).copy_(leaks)
     # Z must be exactly 0 where all its products are; cuDNN may pick Winograd or FFT algorithms, which round.
     with torch.backends.cudnn.flags(enabled=False):
         Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)
-    leaks = Z <= floor[:, :, None, None]
+    leaks = torch.le(Z, floor[:, :, None, None], out=torch.empty_like(out, dtype=torch.bool))
     if above is None:
         torch.reciprocal(Z, out=out)
     else:
@@ -85,7 +85,7 @@ walk_ratio = torch.library.custom_op("prm::walk_ratio", walked_ratio, mutates_ar
 
 @walk_ratio.register_fake
 def _(U, weight, floor, above, stride, padding, dilation, groups, out):
-    return torch.empty_like(F.conv2d(U, weight, None, stride, padding, dilation, groups), dtype=torch.bool)
+    return torch.empty_like(out, dtype=torch.bool)
 
 
 def walked_conv2d(

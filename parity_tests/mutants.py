@@ -193,13 +193,10 @@ MUTANTS = (
          "        return leaks, above"),
     ),
     _mutant("no leak, a tiny Z instead", "peak_backprop",
-            (RULES, "        Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)\n"
-             "    leaks = Z <= floor[:, :, None, None]\n",
-             "        Z = F.conv2d(U, weight, None, stride, padding, dilation, groups)\n"
-             "    Z = Z.clamp(min=1e-30)\n    leaks = torch.zeros_like(Z, dtype=torch.bool)\n")),
+            (RULES, "    leaks = torch.le(Z, floor[:, :, None, None], out=torch.empty_like(out, dtype=torch.bool))\n",
+             "    Z = Z.clamp(min=1e-30)\n    leaks = torch.zeros_like(out, dtype=torch.bool)\n")),
     _mutant("leak only where Z is 0", "peak_backprop",
-            (RULES, "    leaks = Z <= floor[:, :, None, None]\n    if above is None:",
-             "    leaks = Z <= 0 * floor[:, :, None, None]\n    if above is None:")),
+            (RULES, "torch.le(Z, floor[:, :, None, None],", "torch.le(Z, 0 * floor[:, :, None, None],")),
     _mutant("bound of the leak absolute", "peak_backprop",
             (RULES, "floor = TINY * maps.most(U)", "floor = TINY + 0 * maps.most(U)")),
     _mutant(
@@ -341,7 +338,7 @@ MUTANTS = (
     _mutant("every maximum of a map none of whose peaks passes", "kernels_peak_stimulation",
             (KERNELS_POOL, " & (positions <= last)", "")),
     _mutant("threshold not rounded to the maps' dtype", "kernels_peak_stimulation",
-            (KERNELS_POOL, "float(torch.tensor(value, dtype=M.dtype))", "float(value)")),
+            (KERNELS_POOL, 'float(torch.tensor(value, dtype=M.dtype, device="cpu"))', "float(value)")),
     _mutant("offset of a list without the blocks before", "kernels_peak_stimulation",
             (KERNELS_POOL, "before += tl.load(counts", "before = tl.load(counts")),
     # ---- kernels: the walk back

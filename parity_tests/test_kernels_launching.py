@@ -117,7 +117,17 @@ def test_operators_compile_without_a_break(function, arguments, kernels, device)
 
 
 class NothingWaits(TorchDispatchMode):
-    """Raises where the host would wait for the device, and where memory of the host is copied to it."""
+    """Raises where the host would wait for the answer of an operator. On a card CUDA itself is asked to, too."""
+
+    def __enter__(self):
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__

@@ -281,6 +281,24 @@ def test_random_networks(request, device):
     hold(request, case, 5, network=cnns())
 
 
+# ---- operators
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operators_are_proper_ones(layout, device):
+    rng = np.random.default_rng(0)
+    G, shared, out = (laid_out(rng.random((2, 3, 4, 5)), torch.float32, device, layout) for _ in range(3))
+    image, origin, one, none = torch.tensor([1, 0]), torch.zeros(2, 2, dtype=torch.int64), [1, 1], [0, 0]
+    kernel, floor = torch.ones(3, 3, 1, 1, device=device), torch.zeros(2, 3, device=device)
+    sliding = (one, none, one, 1)
+    check = torch.library.opcheck
+    check(torch.ops.prm.walk_ratio.default, (shared, kernel, floor, None, *sliding, out))
+    check(torch.ops.prm.walk_conv2d.default, (G, image, origin, shared, kernel, *sliding, origin, [4, 5], "tf32"))
+    check(torch.ops.prm.walk_windows.default, (G, image, origin, origin, [shared], out, True))
+    indices = torch.zeros(2, 3, 4, 5, dtype=torch.int64, device=device)
+    check(torch.ops.prm.walk_max_pool.default, (G, image, origin, indices, 5, one, one, none, one, origin, [4, 5]))
+
+
 # ---- what is no kernel's
 
 
@@ -303,9 +321,23 @@ def test_what_int32_cannot_count_is_left_to_torch():
     from prm.accelerated.kernels.peak_backprop import _by_torch
 
     large, small = (torch.empty(1, 2, side, side, device="meta") for side in (40_000, 4_000))
-    assert not _by_torch(small, small, positions=10**6)
-    assert _by_torch(large) and _by_torch(small, large) and _by_torch(small, positions=2**31)
-    assert _by_torch(torch.empty(1, 300, 3_000, 3_000, device="meta")[:, :, ::2])
+    assert not _by_torch(small, small, positions=10**6, extent=10**9)
+    assert _by_torch(large, positions=1) and _by_torch(small, large, positions=1) and _by_torch(small, positions=2**31)
+    assert _by_torch(torch.empty(1, 300, 3_000, 3_000, device="meta")[:, :, ::2], positions=1)
+    assert _by_torch(small, positions=1, extent=2**31)
+
+
+def test_an_answer_that_int32_cannot_count_is_left_to_torch(monkeypatch, device):
+    # 2^16 channels of 2^8 x 2^8: in memory once only, as torch's code is not run either
+    image, origin, size = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64), [2**8, 2**8]
+    for name in ("walked_conv2d", "walked_max_pool"):
+        monkeypatch.setattr(rules, name, lambda *arguments: torch.zeros(1))
+    G, one = torch.ones(1, 1, 1, 1, device=device), [1, 1]
+    kernel, many = torch.ones(2**16, 1, 1, 1, device=device), torch.ones(1, 2**16, 1, 1, device=device)
+    with launched():
+        torch.ops.prm.walk_conv2d(G, image, origin, G, kernel, one, [0, 0], one, 1, origin, size)
+        indices = torch.zeros(1, 2**16, 1, 1, dtype=torch.int64, device=device)
+        torch.ops.prm.walk_max_pool(many, image, origin, indices, 1, one, one, [0, 0], one, origin, size)
 
 
 def test_wrong_arguments_are_named(device):
@@ -315,10 +347,18 @@ def test_wrong_arguments_are_named(device):
     def walk(G, ratio, kernel=kernel):
         torch.ops.prm.walk_conv2d(G, image, origin, ratio, kernel, *sliding, [1, 1], 1, origin, [3, 3])
 
-    with pytest.raises(ValueError, match=r"walk_conv2d: ratio must be float32 \(any, 2, any, any\).*bfloat16"):
+    with pytest.raises(ValueError, match=r"walk_conv2d: ratio must be float32 \(any, any, any, any\).*bfloat16"):
         walk(G, G.bfloat16())
-    with pytest.raises(ValueError, match=r"walk_conv2d: G must be .* \(any, 2, any, any\)"):
+    with pytest.raises(ValueError, match=r"walk_conv2d: G must be .* \(1, 2, 3, 3\)"):
         walk(G[:, :1], G)
+    with pytest.raises(ValueError, match=r"walk_conv2d: G must be .* \(any, any, any, any\).*\(2, 3, 3\)"):
+        walk(G[0], G)
+    with pytest.raises(ValueError, match=r"walk_windows: image must be int64 \(2\) on .*, not int64 \(1,\)"):
+        pair, two = torch.cat([G, G]), torch.cat([origin, origin])
+        torch.ops.prm.walk_windows(pair, image, two, two, [], torch.zeros_like(pair), False)
+    with pytest.raises(ValueError, match=r"walk_ratio: out must be float32 \(1, 2, 3, 3\)"):
+        wide = torch.zeros(1, 2, 5, 5, device=device)
+        torch.ops.prm.walk_ratio(G, kernel, torch.zeros(1, 2, device=device), None, *sliding, [1, 1], 1, wide)
     with pytest.raises(ValueError, match="float16: the ratio maps"):
         walk(G.half(), G.half(), kernel.half())
     with pytest.raises(ValueError, match=r"walk_max_pool: indices must be int64"):

@@ -7,7 +7,9 @@ comes with a row of numbers for each peak:
 
     windows (K, 5) int32: image; first row and column of the peak's window; those of where the answer begins
 
-Maps are cast to float32 as soon as they are loaded, and sums are kept in float32.
+Maps are cast to float32 as soon as they are loaded, and sums are kept in float32. Sizes that change from picture to
+picture are not specialised: each would be compiled for again, in the middle of a walk. That windows lie inside of their
+maps, and images are there, is for the caller to see to.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor
 from .. import rules, windows
 from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register
 
-FLOATS = (torch.float32, torch.bfloat16)
+FLOATS = (torch.float32, torch.bfloat16, torch.float64)  # the last by torch's code
 FACTORS = 2  # shared maps that one launch multiplies by
 # The interpreter multiplies bfloat16 matrices wrongly; float32 holds the same numbers.
 EMULATED = tl.constexpr(INTERPRETED)
@@ -44,7 +46,7 @@ def _multiply_add(a, b, sums, PRECISION: tl.constexpr):
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "h", "w", "H", "W"])
 def walk_conv2d(
     G,  # (K, groups * C_out, h, w): P, or P / U_hat, on windows of the map above
     ratio,  # (N, groups * C_out, p, q): what it is multiplied by
@@ -119,7 +121,7 @@ def walk_conv2d(
     tl.store(out, sums.to(out.dtype.element_ty), mask=real[:, None] & (n < C_in)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "H", "W", "h", "w"])
 def walk_ratio(
     U,  # (N, groups * C_in, H, W): U_hat, non-negative
     weight,  # (groups * C_out, C_in, KERNEL_H, KERNEL_W): W+
@@ -183,7 +185,7 @@ def walk_ratio(
 # ------------------------------------------------------------------------------------------ what lies between them
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "h", "w", "H", "W"])
 def walk_windows(
     values,  # (K, C, h, w): P on windows
     first,  # (N, C, p, q): a shared map, or None
@@ -225,7 +227,7 @@ def walk_windows(
     tl.store(out, product.to(out.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "h", "w", "H", "W", "columns"])
 def walk_max_pool(
     values,  # (K, C, h, w): P on windows of the pooled map
     indices,  # (N, C, p, q) int64: the argmax of each window, its place in a map of (rows, columns)
@@ -271,8 +273,12 @@ def walk_max_pool(
 # ------------------------------------------------------------------------------------------------------- launchers
 
 
-def _table(device: torch.device, image: Tensor, here: Tensor, there: Tensor) -> Tensor:
+def _table(operator: str, K: int, device: torch.device, image: Tensor, here: Tensor, there: Tensor) -> Tensor:
     """The kernels' `windows`, (K, 5) int32. What already lies on the device stays there."""
+    expect(
+        operator, image.device, image=(image, (torch.int64,), (K,)), origin=(here, (torch.int64,), (K, 2)),
+        **{"to or offset": (there, (torch.int64,), (K, 2))},
+    )  # fmt: skip
     return torch.cat([image[:, None], here, there], dim=1).to(device, torch.int32, non_blocking=True)
 
 
@@ -296,13 +302,24 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _by_torch(values: Tensor, *others: Tensor, positions: int = 0) -> bool:
-    """Whether there is nothing to launch, or nothing that could be: kernels compute in float32, and offsets within the
-    maps of a peak or an image, and numbers of positions, are int32."""
-    if values.dtype == torch.float16:
-        raise ValueError("the walk back is not computed in float16: the ratio maps of Eq. 5 leave its range")
+def _expect(operator: str, of: Tensor, /, **tensors: tuple[Tensor, tuple[torch.dtype, ...], tuple]) -> None:
+    """`expect`, and the reason why float16 is refused."""
+    if of.dtype == torch.float16:
+        raise ValueError(f"{operator} does not compute in float16: the ratio maps of Eq. 5 leave its range")
+    expect(operator, of.device, **tensors)
+
+
+def _by_torch(values: Tensor, *others: Tensor, positions: int = 0, extent: int = 0) -> bool:
+    """Whether there is nothing to launch, or nothing that could be: kernels compute in float32, and numbers of
+    `positions`, and offsets within one peak's or image's part of tensors and of the answer (`extent`), are int32."""
     extents = (sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:])) for t in (values, *others))
-    return values.dtype == torch.float64 or values.numel() == 0 or max(positions, *extents) >= 2**31 - 2**16
+    large = max(positions, extent, *extents) >= 2**31 - 2**16
+    return values.dtype == torch.float64 or 0 in (values.numel(), positions) or large
+
+
+def _about(number: int) -> str:
+    """A number's power of two, for names of cases: neighbours share what was measured."""
+    return f"~{1 << max(0, number - 1).bit_length()}"
 
 
 def conv2d(
@@ -311,21 +328,22 @@ def conv2d(
     precision: str = "ieee",
 ) -> Tensor:  # fmt: skip
     """Launcher of `prm::walk_conv2d`, see there. precision "tf32" counts where the device has it."""
-    K, channels, h, w = G.shape
-    C_in, C_out, *kernel = (turned.shape[0] // groups, *turned.shape[1:])
-    arguments = (G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size, precision)
-    if _by_torch(G, ratio, positions=K * prod(size)):
-        return rules.walked_conv2d(*arguments)
-    expect(
-        "prm::walk_conv2d", G.device, G=(G, FLOATS, (None, groups * C_out, None, None)),
-        ratio=(ratio, (G.dtype,), (None, channels, None, None)),
-        turned=(turned, (G.dtype,), (groups * C_in, None, None, None)),
+    name, any4 = "prm::walk_conv2d", (None,) * 4
+    _expect(name, G, G=(G, FLOATS, any4), turned=(turned, (G.dtype,), any4), ratio=(ratio, (G.dtype,), any4))
+    (K, channels, h, w), (C_out, *kernel) = G.shape, turned.shape[1:]
+    C_in = len(turned) // groups
+    _expect(
+        name, G, G=(G, FLOATS, (K, groups * C_out, h, w)), ratio=(ratio, (G.dtype,), (None, channels, None, None)),
+        turned=(turned, (G.dtype,), (groups * C_in, C_out, *kernel)),
     )  # fmt: skip
+    table = _table(name, K, G.device, image, origin, to)
+    arguments = (G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size, precision)
+    if _by_torch(G, ratio, positions=K * prod(size), extent=len(turned) * prod(size)):
+        return rules.walked_conv2d(*arguments)
     positions = K * prod(-(-n // s) for n, s in zip(size, stride))
-    shape = f"{channels}>{len(turned)} {kernel[0]}x{kernel[1]}/{stride[0]} {size[0]}x{size[1]} x{K}"
     precision = _precision(G, precision)
-    default = "default" if precision == "ieee" else "matrix units"
-    name = chosen("walk_conv2d", f"{shape} {_short(G.dtype)} {precision}", G.device, default)
+    shape = f"{channels}>{len(turned)} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(positions)} positions"
+    name = chosen("walk_conv2d", f"{shape} {_short(G.dtype)} {precision}", G.device, _default(precision, C_in, C_out))
     if name == TORCH:
         return rules.walked_conv2d(*arguments)
     out = _empty((K, len(turned), *size), G)
@@ -333,11 +351,18 @@ def conv2d(
     step = {f"STEP_{axis}": s // gcd(s, d) for axis, s, d in zip("HW", stride, dilation)}
     launch(
         walk_conv2d, (tiles, prod(stride), groups),
-        G, ratio, turned, _table(G.device, image, origin, to), out, K, C_out, h, w, C_in, *size,
+        G, ratio, turned, table, out, K, C_out, h, w, C_in, *size,
         *G.stride(), *ratio.stride(), *turned.stride(), *out.stride(), **_geometry(kernel, stride, padding, dilation),
         **step, PRECISION=precision, **configuration,
     )  # fmt: skip
     return out
+
+
+def _default(precision: str, C_in: int, C_out: int) -> str:
+    """What runs where nothing was measured. Of a tile's products a depthwise convolution needs one in a thousand."""
+    if C_in == C_out == 1:
+        return TORCH
+    return "default" if precision == "ieee" else "matrix units"
 
 
 def _precision(maps: Tensor, wanted: str) -> str:
@@ -361,21 +386,22 @@ def ratio(
     stride: list[int], padding: list[int], dilation: list[int], groups: int, out: Tensor,
 ) -> Tensor:  # fmt: skip
     """Launcher of `prm::walk_ratio`, see there."""
-    arguments = (U, weight, floor, above, stride, padding, dilation, groups, out)
-    N, _, H, W = U.shape
-    _, channels, h, w = out.shape
-    C_in, kernel = weight.shape[1], weight.shape[2:]
-    if _by_torch(U, out, positions=N * h * w) or out.numel() == 0:
-        return rules.walked_ratio(*arguments)
-    maps = {"out": (out, (U.dtype,), (N, len(weight), None, None))}
-    if above is not None:
-        maps["above"] = (above, (U.dtype,), tuple(out.shape))
-    expect(
-        "prm::walk_ratio", U.device, U=(U, FLOATS, (None, groups * C_in, None, None)),
-        weight=(weight, (U.dtype,), (None, None, None, None)), floor=(floor, FLOATS, (N, len(weight))), **maps,
+    _expect("prm::walk_ratio", U, U=(U, FLOATS, (None,) * 4), weight=(weight, (U.dtype,), (None,) * 4))
+    (N, _, H, W), (channels, C_in, *kernel) = U.shape, weight.shape
+    h, w = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip((H, W), padding, dilation, kernel, stride)
+    )
+    of_out = ((U.dtype,), (N, channels, h, w))
+    _expect(
+        "prm::walk_ratio", U, U=(U, FLOATS, (N, groups * C_in, H, W)), floor=(floor, FLOATS, (N, channels)),
+        out=(out, *of_out), above=(out if above is None else above, *of_out),
     )  # fmt: skip
-    shape = f"{groups * C_in}>{channels} {kernel[0]}x{kernel[1]}/{stride[0]} {h}x{w} x{N}"
-    name = chosen("walk_ratio", f"{shape} {_short(U.dtype)}", U.device)
+    arguments = (U, weight, floor, above, stride, padding, dilation, groups, out)
+    if _by_torch(U, out, *(() if above is None else (above,)), positions=N * h * w):
+        return rules.walked_ratio(*arguments)
+    shape = f"{groups * C_in}>{channels} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(N * h * w)} positions"
+    default = _default("ieee", C_in, channels // groups)
+    name = chosen("walk_ratio", f"{shape} {_short(U.dtype)}", U.device, default)
     if name == TORCH:
         return rules.walked_ratio(*arguments)
     leaks = torch.empty_like(out, dtype=torch.bool)
@@ -393,27 +419,28 @@ def on_windows(
     values: Tensor, image: Tensor, origin: Tensor, offset: Tensor, maps: list[Tensor], out: Tensor, add: bool
 ) -> None:
     """Launcher of `prm::walk_windows`, see there. A launch multiplies by two maps; more take more launches."""
+    _expect("prm::walk_windows", values, values=(values, FLOATS, (None,) * 4))
     K, C, h, w = values.shape
-    if _by_torch(values, out, *maps, positions=K * out.shape[2] * out.shape[3]) or out.numel() == 0:
+    _expect(
+        "prm::walk_windows", values, out=(out, (values.dtype,), (K, C, None, None)),
+        **{f"maps[{i}]": (m, (values.dtype, torch.bool), (None, C, None, None)) for i, m in enumerate(maps)},
+    )  # fmt: skip
+    table = _table("prm::walk_windows", K, values.device, image, origin, offset)
+    H, W = out.shape[2:]
+    if _by_torch(values, out, *maps, positions=K * H * W):
         return windows.on_windows(values, image, origin, offset, maps, out, add)
-    shape = f"{C} channels {out.shape[2]}x{out.shape[3]} x{K} maps {len(maps)}"
+    shape = f"{C} channels {len(maps)} maps {_about(K * H * W)} positions"
     name = chosen("walk_windows", f"{shape} {_short(values.dtype)}", values.device)
     if name == TORCH:
         return windows.on_windows(values, image, origin, offset, maps, out, add)
-    expect(
-        "prm::walk_windows", values.device, values=(values, FLOATS, (K, C, h, w)),
-        out=(out, (values.dtype,), (K, C, None, None)),
-        **{f"maps[{i}]": (m, (values.dtype, torch.bool), (None, C, None, None)) for i, m in enumerate(maps)},
-    )  # fmt: skip
     if len(maps) > FACTORS:
         product = torch.empty_like(values)
         on_windows(values, image, origin, torch.zeros_like(offset), maps[:FACTORS], product, False)
         return on_windows(product, image, origin, offset, maps[FACTORS:], out, add)
-    H, W = out.shape[2:]
     first, second = (*maps, None, None)[:FACTORS]
     tiles, configuration = _blocks("walk_windows", name, K * H * W, C)
     launch(
-        walk_windows, (tiles,), values, first, second, _table(values.device, image, origin, offset), out,
+        walk_windows, (tiles,), values, first, second, table, out,
         K, C, h, w, H, W, *values.stride(), *(values if first is None else first).stride(),
         *(values if second is None else second).stride(), *out.stride(), ADD=add, **configuration,
     )  # fmt: skip
@@ -424,22 +451,21 @@ def max_pool(
     kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], to: Tensor, size: list[int],
 ) -> Tensor:  # fmt: skip
     """Launcher of `prm::walk_max_pool`, see there."""
+    _expect("prm::walk_max_pool", values, values=(values, FLOATS, (None,) * 4))
     K, C, h, w = values.shape
+    _expect("prm::walk_max_pool", values, indices=(indices, (torch.int64,), (None, C, None, None)))
+    table = _table("prm::walk_max_pool", K, values.device, image, origin, to)
     arguments = (values, image, origin, indices, columns, kernel, stride, padding, dilation, to, size)
-    if _by_torch(values, indices, positions=K * prod(size)):
+    if _by_torch(values, indices, positions=K * prod(size), extent=C * prod(size)):
         return rules.walked_max_pool(*arguments)
-    shape = f"{C} channels {kernel[0]}x{kernel[1]}/{stride[0]} {size[0]}x{size[1]} x{K}"
+    shape = f"{C} channels {kernel[0]}x{kernel[1]}/{stride[0]} {_about(K * prod(size))} positions"
     name = chosen("walk_max_pool", f"{shape} {_short(values.dtype)}", values.device)
     if name == TORCH:
         return rules.walked_max_pool(*arguments)
-    expect(
-        "prm::walk_max_pool", values.device, values=(values, FLOATS, (K, C, h, w)),
-        indices=(indices, (torch.int64,), (None, C, None, None)),
-    )  # fmt: skip
     out = _empty((K, C, *size), values)
     tiles, configuration = _blocks("walk_max_pool", name, K * prod(size), C)
     launch(
-        walk_max_pool, (tiles,), values, indices, _table(values.device, image, origin, to), out,
+        walk_max_pool, (tiles,), values, indices, table, out,
         K, C, h, w, *size, columns, *values.stride(), *indices.stride(), *out.stride(),
         **_geometry(kernel, stride, padding, dilation), **configuration,
     )  # fmt: skip

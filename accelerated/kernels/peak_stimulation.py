@@ -323,7 +323,9 @@ def spread_shares(
         Q = _weights(below + EH, t + EH, j[:, None], columns[None, :], W, used[:, None])
         sums = tl.dot(R, Q, sums, input_precision="ieee")
     offsets = map_index.to(tl.int64) * H * W + rows[:, None].to(tl.int64) * W + columns[None, :]
-    tl.store(grad + offsets, share * sums, mask=(rows[:, None] < H) & (columns[None, :] < W))
+    # A share that is not finite stays where peaks are; without peaks it is NaN everywhere.
+    shares = tl.where((sums == 0) & (begin < end), 0.0, share * sums)
+    tl.store(grad + offsets, shares, mask=(rows[:, None] < H) & (columns[None, :] < W))
 
 
 # ---- launchers
@@ -347,7 +349,7 @@ def pool(M: Tensor, window: int, kind: str, value: float, upsample: int) -> tupl
     if M.dtype == torch.float64 or launching.TORCH in choices.values():
         return pooled(M, window, kind, value, upsample)
     find, gather = (launching.CONFIGURATIONS[kernel][choice] for kernel, choice in choices.items())
-    level = float(torch.tensor(value, dtype=M.dtype)) if kind == "constant" else float("-inf")
+    level = float(torch.tensor(value, dtype=M.dtype, device="cpu")) if kind == "constant" else float("-inf")
     return _pool(M, window, "constant" if kind == "none" else kind, level, upsample, find, gather)
 
 
