@@ -33,7 +33,7 @@ from .rules import (
     State,
     registered,
 )  # fmt: skip
-from .windows import SharedMaps, Visits, Workspace
+from .windows import SharedMaps, Visits, Workspace, launched
 
 MAPS_PER_PEAK = 4  # maps of the largest layer's size that a pass holds for every peak it carries
 
@@ -92,6 +92,9 @@ class Walk:
                 states[node].out, states[node].maps = tuple(env[node].shape[1:]), maps
             for done in read_last:
                 del env[done]
+        if launched(images):
+            kinds = (Convolution, FixedWeights, Addition)
+            maps.survey(U for node, rule in self._rules.items() if isinstance(rule, kinds) for U in states[node].values)
         return env[self.output], states
 
     def back(

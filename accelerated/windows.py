@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -189,14 +189,25 @@ class SharedMaps:
             self._kept[id(U), use] = U, make()  # with the tensor, so that its id is not given to another
         return self._kept[id(U), use][1]
 
+    def survey(self, tensors: Iterable[Tensor]) -> None:
+        """`least` of many tensors, for which the host waits once."""
+        different = list({id(U): U for U in tensors}.values())
+        if different:
+            for U, least in zip(different, torch.stack([self._lowest(U) for U in different]).tolist()):
+                self._once(U, "least", lambda least=least: least)
+
+    def _lowest(self, U: Tensor) -> Tensor:
+        """`least`, (N,), where U is."""
+        # Not flatten(1), which copies maps whose channels lie last.
+        return self._once(U, "lowest", lambda: U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0))
+
     def least(self, U: Tensor) -> list[float]:
         """min(0, min U) of each image."""
-        # Not flatten(1), which copies maps whose channels lie last.
-        return self._once(U, "least", lambda: U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0).tolist())
+        return self._once(U, "least", lambda: self._lowest(U).tolist())
 
     def most(self, U: Tensor) -> Tensor:
         """max U_hat of each image, (N,)."""
-        return self._once(U, "most", lambda: U.amax(dim=tuple(range(1, U.dim()))) - U.new_tensor(self.least(U)))
+        return self._once(U, "most", lambda: U.amax(dim=tuple(range(1, U.dim()))) - self._lowest(U))
 
     def plain(self, U: Tensor) -> Shared:
         """The tensor itself."""
@@ -206,7 +217,7 @@ class SharedMaps:
         """U_hat = U - min(0, min U), the minimum over each image: U itself wherever a ReLU came before."""
         if not any(self.least(U)):
             return self.plain(U)
-        least = U.new_tensor(self.least(U)).reshape(-1, *[1] * (U.dim() - 1))
+        least = self._lowest(U).reshape(-1, *[1] * (U.dim() - 1))
         return self._once(U, "hat", lambda: Shared(U, lambda values, some: values - least[some]))
 
     def positive(self, U: Tensor) -> Shared:
