@@ -7,6 +7,8 @@ row * EW + column, int32; offsets that span several maps are int64.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -419,6 +421,13 @@ def _check_sizes(operator, maps, height, width, upsample):
 
 def _tables(height: int, width: int, upsample: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """`source_positions` of rows, then of columns, as the kernels read them: below int32 and t float32."""
+    # Memory that a CUDA graph is captured with belongs to the graph.
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return (_kept_tables.__wrapped__ if capturing else _kept_tables)(height, width, upsample, device)
+
+
+@lru_cache(maxsize=16)
+def _kept_tables(height: int, width: int, upsample: int, device: torch.device) -> tuple[Tensor, Tensor]:
     rows, columns = (source_positions(size, upsample, device) for size in (height, width))
     return torch.cat([rows[0], columns[0]]).int(), torch.cat([rows[2], columns[2]]).float()
 

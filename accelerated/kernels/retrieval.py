@@ -36,8 +36,8 @@ def _double(values):
 def _meet(flags, THREADS: tl.constexpr):
     """All threads of the program wait here, and then see what the others wrote to global memory before.
 
-    A barrier alone orders that on NVIDIA's GPUs; on AMD's each warp must also wait for its own stores, which its
-    release of a flag makes it do.
+    A barrier alone orders that on NVIDIA's GPUs. On AMD's a thread's release of a flag makes it wait for its own stores
+    where the memory model asks for that: on gfx11; a work-group of gfx9 has one cache and keeps their order.
     """
     tl.atomic_add(flags + tl.arange(0, THREADS), 0, sem="acq_rel", scope="cta")
     tl.debug_barrier()
@@ -54,6 +54,7 @@ def _cumulate(values, totals, length, stride, BLOCK: tl.constexpr):
         block = whole + tl.cumsum(block, 0)
         tl.store(totals + i, block, mask=i < length)
         # Not the sum of the block, which may be rounded otherwise: pixels of zero between two blocks are to add zero.
+        # Within a block a card's scan adds in an order of its own: there they add zero to rounding.
         whole = tl.sum(tl.where(lane == BLOCK - 1, block, 0.0), 0)
     return whole
 
@@ -105,13 +106,13 @@ def _add_bands(partial, sums, p, P, K, bands, BLOCK: tl.constexpr):
         k = first + tl.arange(0, BLOCK)
         total = tl.zeros((BLOCK,), tl.float64)
         for band in range(0, bands):
-            # Other programs wrote these: past the first cache, which may hold an older state.
+            # Other programs wrote these, before the counter that was acquired; there is no use in keeping them close.
             at = partial + (tl.cast(band, tl.int64) * P + p) * K + k
             total += tl.load(at, mask=k < K, other=0.0, cache_modifier=".cg")
         tl.store(sums + p * K + k, total, mask=k < K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P", "K", "L", "bands"])
 def run_sums(
     maps,  # (P, L), any strides
     starts,  # (R,) int64: first pixel of each run
@@ -211,7 +212,7 @@ def launch_run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor)
 # --------------------------------------------------------------------------------------------------- best proposal
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def best_proposal(
     scores,  # (P, K), any strides
     allowed,  # (K,) bool
