@@ -31,7 +31,7 @@ def test_every_kernel_is_in_the_table_for_every_target(table):
     assert {(row["kernel"], row["target"]) for row in table} == {
         (kernel, target) for kernel in launching.CONFIGURATIONS for target in TARGETS
     }
-    assert {row["configuration"] for row in table} == {"default"}
+    assert {row["configuration"] for row in table} == {"default", "matrix units"}
 
 
 def test_every_kernel_that_is_defined_has_configurations():
@@ -46,7 +46,7 @@ def test_every_dtype_that_launchers_take_is_in_the_table(table):
     names = lambda dtypes: {str(dtype).removeprefix("torch.") for dtype in dtypes}  # noqa: E731
     expected = {"find_peaks": names(peak_stimulation.PASSES)}
     walked = ("walk_conv2d", "walk_ratio", "walk_windows", "walk_max_pool")
-    expected |= dict.fromkeys(walked, names(peak_backprop.FLOATS))
+    expected |= dict.fromkeys(walked, names(peak_backprop.COMPUTED))
     expected |= dict.fromkeys(("run_sums", "best_proposal"), names(retrieval.FLOATS))
     for kernel, dtypes in expected.items():
         for target in TARGETS:

@@ -24,7 +24,8 @@ from torch import Tensor
 from .. import rules, windows
 from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float64)  # the last by torch's code
+COMPUTED = (torch.float32, torch.bfloat16)
+FLOATS = (*COMPUTED, torch.float64)  # the last by torch's code
 FACTORS = 2  # shared maps that one launch multiplies by
 # The interpreter multiplies bfloat16 matrices wrongly; float32 holds the same numbers.
 EMULATED = tl.constexpr(INTERPRETED)
