@@ -794,7 +794,7 @@ def bench_kernels(
     from . import kernel_bench, kernel_report
 
     if readme:
-        out_console.print(kernel_report.readme_block())
+        typer.echo(kernel_report.readme_block())
         return
     started = time.perf_counter()
     _check_kernels(device if not (compile_only or dry_run) else None, compile_only and dry_run, json_file)
