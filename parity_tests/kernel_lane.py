@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -18,7 +19,14 @@ def hold(request, case, share: int = 1, **strategies) -> None:
     One that fails is not made smaller: under the interpreter that takes minutes, and seeds have no smaller ones.
     """
     examples = max(1, request.config.getoption("--kernel-examples") // share)
-    settings(max_examples=examples, phases=[Phase.generate])(given(**strategies)(case))()
+    with ThreadPoolExecutor(1) as pool:
+
+        def alone(**arguments):
+            # On a stack of its own: as deep as pytest's and hypothesis's, CPython 3.11 may stand at the end of a chunk
+            # and map and unmap the next one at every call, which takes as long as the interpreter itself.
+            pool.submit(case, **arguments).result()
+
+        settings(max_examples=examples, phases=[Phase.generate])(given(**strategies)(alone))()
 
 
 def hold_in_some_configuration(request, case, share: int = 1, **strategies) -> None:
