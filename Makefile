@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+COMMAND_TESTS := $(addprefix parity_tests/test_,cli.py segment.py bench.py bad_input.py)
 KERNEL_TESTS := $(addprefix parity_tests/test_kernels_,peak_stimulation.py peak_backprop.py retrieval.py launching.py)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test suite kernels lint parity-long mutants clean
+.PHONY: demo test suite commands kernels lint parity-long mutants clean
 
 # Installing happens again only when what is installed changes, so both targets work offline afterwards. The build tools
 # come first and serve the installation itself: an isolated build would fetch its own.
@@ -16,12 +17,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
-# The two halves share nothing and take a core each.
+# The three parts share nothing; two go side by side.
 test: $(INSTALLED) lint
-	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite kernels
+	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite kernels commands
 
 suite: $(INSTALLED)
-	$(BIN)/python -m pytest --ignore-glob 'parity_tests/test_kernels_*'
+	$(BIN)/python -m pytest --ignore-glob 'parity_tests/test_kernels_*' $(addprefix --ignore=,$(COMMAND_TESTS))
+
+# The command line, mostly: what starts processes.
+commands: $(INSTALLED)
+	$(BIN)/python -m pytest $(COMMAND_TESTS)
 
 # The GPU kernels on a machine without a GPU: in Triton's interpreter against the oracle, and compiled for six targets.
 kernels: $(INSTALLED)

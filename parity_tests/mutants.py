@@ -183,7 +183,8 @@ MUTANTS = (
     _mutant("missing shift", "peak_backprop", SHIFT),
     _mutant("shift by the batch's minimum", "peak_backprop",
             (WINDOWS, "U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0)", "U.amin().expand(len(U)).clamp(max=0)")),
-    _mutant("always min U subtracted", "peak_backprop", (WINDOWS, ".clamp(max=0).tolist()", ".tolist()")),
+    _mutant("always min U subtracted", "peak_backprop",
+            (WINDOWS, "(range(1, U.dim()))).clamp(max=0))", "(range(1, U.dim()))))")),
     _mutant(
         "bias kept in Z", "peak_backprop",
         (RULES, "return torch.ops.prm.walk_ratio(values, self.positive, floor, above, *geometry, out), above",

@@ -270,15 +270,17 @@ def test_max_pooling_over_several_blocks_on_every_axis(configuration, channels, 
 def test_random_networks(request, device):
     port = TorchPort(device.type, "float32")
 
-    def case(network):
+    def decided(network):
         gap = conformance.NEAR["float32"]
-        assume(not conformance.has_near_choices(*conformance.activations_of(network, "float32"), gap))
+        return not conformance.has_near_choices(*conformance.activations_of(network, "float32"), gap)
+
+    def case(network):
         before = launching.launches.copy()
         conformance.compare(network, port, "float32")
         # The classifier at the top is a convolution in all of them.
         assert {"walk_ratio", "walk_conv2d"} <= set(launching.launches - before)
 
-    hold(request, case, 8, network=cnns())
+    hold(request, case, 8, network=cnns().filter(decided))
 
 
 # ---- operators

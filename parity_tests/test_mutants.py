@@ -13,7 +13,7 @@ from prm.parity_tests.mutants import MUTANTS, ROOT, Edit, copy_of_the_project, j
 def test_every_mutant_can_be_made(mutant, tmp_path):
     for edit in mutant.edits:
         path = tmp_path / edit.file
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((ROOT / edit.file).read_text())
     for edit in mutant.edits:
         edit.apply(tmp_path)
@@ -22,7 +22,9 @@ def test_every_mutant_can_be_made(mutant, tmp_path):
 def test_there_are_enough_of_every_kind():
     kinds, stems = Counter(mutant.kind for mutant in MUTANTS), {mutant.stem for mutant in MUTANTS}
     assert kinds["fast path"] >= 40 and kinds["oracle"] >= 20 and kinds["both sides"] >= 5
-    assert stems == {"peak_stimulation", "peak_backprop", "retrieval", "windows"}
+    families = {"peak_stimulation", "peak_backprop", "retrieval"}
+    assert stems == families | {f"kernels_{name}" for name in families} | {"windows"}
+    assert kinds["kernels"] >= 15
     names = [(mutant.kind, mutant.stem, mutant.name) for mutant in MUTANTS]
     assert len(set(names)) == len(names)
 
@@ -50,7 +52,7 @@ def test_what_is_killed_what_survives_and_what_does_not_count(test, killed, outc
 def test_the_copy_holds_what_the_judges_run(tmp_path):
     root = copy_of_the_project(tmp_path)
     for name in ("parity", "hand"):
-        for stem in ("peak_stimulation", "peak_backprop", "retrieval", "windows"):
+        for stem in {mutant.stem for mutant in MUTANTS}:
             files = [argument for argument in judged_by(name, stem) if argument.endswith(".py")]
             assert files and all((root / file).is_file() for file in files)
 

@@ -253,7 +253,7 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
         while len(list(out.glob("*.panel.png"))) < 3 and run.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
         run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=15)
+        _, said = run.communicate(timeout=40)
     finally:
         run.kill()
     assert run.returncode == 130 and "Traceback" not in said
