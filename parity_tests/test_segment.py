@@ -247,7 +247,9 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
         draw(pictures / f"{k:03d}.png", k)
     prm = str(Path(sys.executable).with_name("prm"))
     command = [prm, "segment", str(pictures), "-c", str(place / "net"), "-o", str(out)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background may have told its processes to pass Ctrl-C over.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         until = time.monotonic() + 60
         while len(list(out.glob("*.panel.png"))) < 3 and run.poll() is None and time.monotonic() < until:
