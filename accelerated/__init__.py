@@ -3,7 +3,6 @@
 The public names live in modules of the same stem as the oracle's; this page only gathers them.
 """
 
-import os
 from importlib.util import find_spec
 
 import torch
@@ -15,9 +14,10 @@ from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
 from .rules import register_rule
 from .segmenter import Instance, Segmentation, SegmentationSettings, Segmenter
+from .windows import INTERPRETED
 
 # Where no kernel can run, Triton is not even imported.
-if find_spec("triton") and (torch.version.cuda or torch.version.hip or os.environ.get("TRITON_INTERPRET") == "1"):
+if find_spec("triton") and (torch.version.cuda or torch.version.hip or INTERPRETED):
     from . import kernels  # noqa: F401
 
 __all__ = [

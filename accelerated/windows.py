@@ -23,12 +23,13 @@ BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU
 DIGITS = 3  # binary digits of a window's length
 TILES = 8  # along the longer side of a map, of which those are computed that windows touch
 Span = tuple[slice, slice]  # rows and columns
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels answer for tensors of the CPU, slowly
 
 
 def launched(values: Tensor) -> bool:
     """Whether an operator costs a launch, as on GPUs: then all windows and whole maps go at once. On a CPU they go one
     by one and tile by tile, through its cache."""
-    return values.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") == "1"
+    return values.device.type != "cpu" or INTERPRETED
 
 
 # ----------------------------------------------------------------------------------------------------- shared maps

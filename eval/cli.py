@@ -799,10 +799,10 @@ def bench_kernels(
     started = time.perf_counter()
     _check_kernels(device if not (compile_only or dry_run) else None, compile_only and dry_run, json_file)
     if compile_only:
-        from .kernel_table import compile_table, kernel_names, spills
+        from .kernel_table import TARGETS, compile_table, kernel_names, spills
 
         with console.status("compiling"):
-            rows = compile_table(target or TARGETS, kernel_names(only))
+            rows = compile_table(target or tuple(TARGETS), kernel_names(only))
         _kernels_done(json_file, started, {"rows": rows}, kernel_report.compiled_table(rows), spills(rows))
     elif dry_run:
         with console.status("interpreting"):
@@ -815,9 +815,6 @@ def bench_kernels(
             kernel_bench.write_choices(found["machine"]["gpu"], found["choices"])
         table, wrong = kernel_report.bench_table(found["rows"]), kernel_bench.failures(found["rows"])
         _kernels_done(json_file, started, found, table, wrong)
-
-
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx90a", "gfx942", "gfx1100")
 
 
 def _check_kernels(device: str | None, both: bool, json_file: Path | None) -> None:

@@ -107,6 +107,10 @@ class Case:
         """Whether torch.compile is measured too, which takes long: for one number of peaks and one precision."""
         return getattr(self, "peaks", 32) == 32 and self.precision == "ieee" and self.dtype == "float32"
 
+    def answers(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What of a run's answer is compared."""
+        return tensors
+
     def others(self, *inputs) -> dict:
         """Further ways to the same answer, by name: functions without arguments."""
         return {}
@@ -192,14 +196,17 @@ def _side(part: int, whole: int, short: int) -> int:
 class OnWindows(Case):
     """A case with windows (K, side, side) of a map that one image's peaks share, spread over the map at random."""
 
-    def answers(self, *tensors) -> tuple[Tensor, ...]:
-        return tensors
-
-    def _places(self, device, room: int) -> tuple[Tensor, Tensor]:
+    def _places(self) -> tuple[Tensor, Tensor]:
         """image (K,) and origin (K, 2) on the host, as the walk hands them over."""
+        room = self.map_side - self.window
         generator = torch.Generator().manual_seed(self.peaks)
         origin = torch.randint(0, room + 1, (self.peaks, 2), generator=generator)
         return torch.zeros(self.peaks, dtype=torch.int64), origin
+
+    def _below(self, origin: Tensor) -> Tensor:
+        """Where the windows of the map below begin, (K, 2), that those of a sliding window at origin reach."""
+        last = self.map_side * self.stride - self.below
+        return (origin * self.stride - self.padding + self.begin).clamp(0, last)
 
 
 @dataclass(frozen=True)
@@ -240,13 +247,12 @@ class WalkConvolution(OnWindows):
 
     def inputs(self, device) -> tuple:
         K, p, s = self.peaks, self.map_side, self.stride
-        image, origin = self._places(device, p - self.window)
-        to = (origin * s - self.padding + self.begin).clamp(0, p * s - self.below)
+        image, origin = self._places()
         G = self._random(device, K, self.channels_out, self.window, self.window)
         ratio = self._random(device, 1, self.channels_out, p, p)
         turned = self._random(device, self.channels_in, self.channels_out // self.groups, self.kernel, self.kernel)
         geometry = [s, s], [self.padding] * 2, [1, 1], self.groups
-        return G, image, origin, ratio, turned, *geometry, to, [self.below] * 2, self.precision
+        return G, image, origin, ratio, turned, *geometry, self._below(origin), [self.below] * 2, self.precision
 
     def run(self, *inputs):
         return (torch.ops.prm.walk_conv2d(*inputs),)
@@ -348,7 +354,7 @@ class WalkWindows(OnWindows):
 
     def inputs(self, device) -> tuple:
         K, C, p = self.peaks, self.channels, self.map_side
-        image, origin = self._places(device, p - self.window)
+        image, origin = self._places()
         values = self._random(device, K, C, self.window, self.window)
         maps = [self._random(device, 1, C, p, p) for _ in range(self.maps)]
         out = self._random(device, K, C, self.out, self.out)
@@ -399,15 +405,14 @@ class WalkMaxPool(OnWindows):
 
     def inputs(self, device) -> tuple:
         p, s = self.map_side, self.stride
-        image, origin = self._places(device, p - self.window)
-        to = (origin * s - self.padding + self.begin).clamp(0, p * s - self.below)
+        image, origin = self._places()
         generator = torch.Generator(device).manual_seed(0)
         U = torch.rand(1, self.channels, p * s, p * s, generator=generator, device=device)
         indices = F.max_pool2d(U, self.kernel, s, self.padding, return_indices=True)[1]
         values = self._random(device, self.peaks, self.channels, self.window, self.window)
         geometry = [self.kernel] * 2, [s, s], [self.padding] * 2, [1, 1]
         indices = indices.contiguous(memory_format=rules.LAYOUT)
-        return values, image, origin, indices, p * s, *geometry, to, [self.below] * 2
+        return values, image, origin, indices, p * s, *geometry, self._below(origin), [self.below] * 2
 
     def run(self, *inputs):
         return (torch.ops.prm.walk_max_pool(*inputs),)
@@ -462,9 +467,6 @@ class Walk(Case):
     def run(self, walk, images, peaks, model):
         return (walk.prepare(images).prms(peaks).prms,)
 
-    def answers(self, *tensors) -> tuple[Tensor, ...]:
-        return tensors
-
     def others(self, walk, images, peaks, model) -> dict:
         slow = autograd_walk(model)
         return {"autograd, a peak at a time": lambda: slow.prepare(images).prms(peaks)}
@@ -517,9 +519,6 @@ class RunSums(Case):
     def plain(self, *inputs):
         return (runs.sums_over_runs(*inputs),)
 
-    def answers(self, *tensors) -> tuple[Tensor, ...]:
-        return tensors
-
     def others(self, maps, *_) -> dict:
         dense = _masks(self.masks, self.height, self.picture_width).to(maps.device).masks().flatten(1).to(maps.dtype)
         return {"dense matrix product": lambda: maps.mm(dense.T)}
@@ -566,9 +565,6 @@ class BestProposal(Case):
 
     def plain(self, *inputs):
         return (retrieval.first_maximum(*inputs),)
-
-    def answers(self, *tensors) -> tuple[Tensor, ...]:
-        return tensors
 
     def work(self) -> Work:
         return Work(8 * self.maps * (self.masks + 1) + self.masks)

@@ -180,6 +180,11 @@ def _record() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
 # ---- what launchers are given
 
 
+def short(dtype: torch.dtype) -> str:
+    """A dtype's name, for names of cases and messages."""
+    return str(dtype).removeprefix("torch.")
+
+
 def expect(operator: str, device: torch.device, **tensors: tuple[Tensor, tuple[torch.dtype, ...], tuple]) -> None:
     """Raise a ValueError that names the first tensor whose dtype, shape or device is wrong.
 
@@ -188,7 +193,7 @@ def expect(operator: str, device: torch.device, **tensors: tuple[Tensor, tuple[t
     for name, (tensor, dtypes, shape) in tensors.items():
         fits = tensor.dim() == len(shape) and all(n in (None, have) for n, have in zip(shape, tensor.shape))
         if not fits or tensor.dtype not in dtypes or tensor.device != device:
-            kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            kinds = " or ".join(map(short, dtypes))
             wanted = ", ".join("any" if n is None else str(n) for n in shape)
-            found = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
+            found = f"{short(tensor.dtype)} {tuple(tensor.shape)} on {tensor.device}"
             raise ValueError(f"{operator}: {name} must be {kinds} ({wanted}) on {device}, not {found}")

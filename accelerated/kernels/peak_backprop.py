@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import rules, windows
-from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register
+from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register, short
 
 COMPUTED = (torch.float32, torch.bfloat16)
 FLOATS = (*COMPUTED, torch.float64)  # the last by torch's code
@@ -186,6 +186,16 @@ def walk_ratio(
 # ------------------------------------------------------------------------------------------ what lies between them
 
 
+@triton.jit
+def _tile(K, C, H, W, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A program's positions (k, y, x) of (K, C, H, W), which of them there are, and its channels (1, BLOCK_N)."""
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    m = tl.program_id(0) // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)
+    channel = (tl.program_id(0) % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    k, y, x = m // (H * W), m // W % H, m % W
+    return tl.where(k < K, k, 0), y, x, k < K, channel
+
+
 @triton.jit(do_not_specialize=["K", "h", "w", "H", "W"])
 def walk_windows(
     values,  # (K, C, h, w): P on windows
@@ -202,12 +212,7 @@ def walk_windows(
 
     Where they do not meet, out is set to 0, or left as it is. Every number is read once and written once.
     """
-    tiles_n = tl.cdiv(C, BLOCK_N)
-    m = tl.program_id(0) // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)
-    channel = (tl.program_id(0) % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    k, y, x = m // (H * W), m // W % H, m % W
-    real = k < K
-    k = tl.where(real, k, 0)
+    k, y, x, real, channel = _tile(K, C, H, W, BLOCK_M, BLOCK_N)
     r, c = y + tl.load(windows + 5 * k + 3), x + tl.load(windows + 5 * k + 4)
     inside = (real & (r >= 0) & (r < h) & (c >= 0) & (c < w))[:, None] & (channel < C)
     top, left = r + tl.load(windows + 5 * k + 1), c + tl.load(windows + 5 * k + 2)
@@ -245,12 +250,7 @@ def walk_max_pool(
     Each position looks at the at most KERNEL_H x KERNEL_W windows that it lies in, so nothing is added by two programs
     and the order of the additions is fixed. Neighbours read the same values and indices, from the cache.
     """
-    tiles_n = tl.cdiv(C, BLOCK_N)
-    m = tl.program_id(0) // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)
-    channel = (tl.program_id(0) % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
-    k, y, x = m // (H * W), m // W % H, m % W
-    real = k < K
-    k = tl.where(real, k, 0)
+    k, y, x, real, channel = _tile(K, C, H, W, BLOCK_M, BLOCK_N)
     top, left = tl.load(windows + 5 * k + 1), tl.load(windows + 5 * k + 2)
     row, col = y + tl.load(windows + 5 * k + 3), x + tl.load(windows + 5 * k + 4)
     values += k.to(tl.int64)[:, None] * values_k + channel * values_c
@@ -299,10 +299,6 @@ def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=rules.LAYOUT)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _expect(operator: str, of: Tensor, /, **tensors: tuple[Tensor, tuple[torch.dtype, ...], tuple]) -> None:
     """`expect`, and the reason why float16 is refused."""
     if of.dtype == torch.float16:
@@ -344,7 +340,7 @@ def conv2d(
     positions = K * prod(-(-n // s) for n, s in zip(size, stride))
     precision = _precision(G, precision)
     shape = f"{channels}>{len(turned)} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(positions)} positions"
-    name = chosen("walk_conv2d", f"{shape} {_short(G.dtype)} {precision}", G.device, _default(precision, C_in, C_out))
+    name = chosen("walk_conv2d", f"{shape} {short(G.dtype)} {precision}", G.device, _default(precision, C_in, C_out))
     if name == TORCH:
         return rules.walked_conv2d(*arguments)
     out = _empty((K, len(turned), *size), G)
@@ -402,7 +398,7 @@ def ratio(
         return rules.walked_ratio(*arguments)
     shape = f"{groups * C_in}>{channels} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(N * h * w)} positions"
     default = _default("ieee", C_in, channels // groups)
-    name = chosen("walk_ratio", f"{shape} {_short(U.dtype)}", U.device, default)
+    name = chosen("walk_ratio", f"{shape} {short(U.dtype)}", U.device, default)
     if name == TORCH:
         return rules.walked_ratio(*arguments)
     leaks = torch.empty_like(out, dtype=torch.bool)
@@ -431,7 +427,7 @@ def on_windows(
     if _by_torch(values, out, *maps, positions=K * H * W):
         return windows.on_windows(values, image, origin, offset, maps, out, add)
     shape = f"{C} channels {len(maps)} maps {_about(K * H * W)} positions"
-    name = chosen("walk_windows", f"{shape} {_short(values.dtype)}", values.device)
+    name = chosen("walk_windows", f"{shape} {short(values.dtype)}", values.device)
     if name == TORCH:
         return windows.on_windows(values, image, origin, offset, maps, out, add)
     if len(maps) > FACTORS:
@@ -460,7 +456,7 @@ def max_pool(
     if _by_torch(values, indices, positions=K * prod(size), extent=C * prod(size)):
         return rules.walked_max_pool(*arguments)
     shape = f"{C} channels {kernel[0]}x{kernel[1]}/{stride[0]} {_about(K * prod(size))} positions"
-    name = chosen("walk_max_pool", f"{shape} {_short(values.dtype)}", values.device)
+    name = chosen("walk_max_pool", f"{shape} {short(values.dtype)}", values.device)
     if name == TORCH:
         return rules.walked_max_pool(*arguments)
     out = _empty((K, C, *size), values)

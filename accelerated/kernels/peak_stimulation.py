@@ -335,7 +335,7 @@ def spread_shares(
 
 def case(shape, dtype: torch.dtype, upsample: int, pooling: str = "") -> str:
     """What `launching.chosen` is asked about: maps of `shape` (N, C, H, W); pooling: window and kind, if forward."""
-    return f"{'x'.join(map(str, shape[1:]))} {pooling}upsample {upsample} {str(dtype).removeprefix('torch.')}"
+    return f"{'x'.join(map(str, shape[1:]))} {pooling}upsample {upsample} {launching.short(dtype)}"
 
 
 def pool(M: Tensor, window: int, kind: str, value: float, upsample: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import retrieval, runs
-from .launching import CONFIGURATIONS, TORCH, chosen, expect, launch, register
+from .launching import CONFIGURATIONS, TORCH, chosen, expect, launch, register, short
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Programs of `run_sums`, each with memory of its own that is to stay in the caches.
@@ -170,7 +170,7 @@ def _programs(units: int, device: torch.device) -> int:
 
 def _case(rows: int, columns: int, tensor: Tensor, of: str = "") -> str:
     """The name of a case in the record of measured choices."""
-    return f"{rows}x{columns}{of} {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{rows}x{columns}{of} {short(tensor.dtype)}"
 
 
 def launch_run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
