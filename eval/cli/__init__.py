@@ -1,0 +1,54 @@
+"""The command `prm`: data, training, segmentation, evaluation, parity. Every subcommand has its own --help."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import prm
+from prm import InputError
+from prm.files import reason
+
+from . import bench, data, judging, parity
+from .segmenting import segment
+from .training import train
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="Peak Response Mapping: instance masks from a classifier that was trained with image-level labels only.",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line: exit code 0 when the work was done, 2 on bad input with one line of what and where."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {reason(error)}")
+
+
+def _fail(message: str) -> None:
+    print(f"prm: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(prm.__version__)
+        raise typer.Exit
+
+
+app.command()(train)
+app.command()(segment)
+app.add_typer(judging.app, name="eval")
+app.command()(judging.tune)
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
+app.add_typer(parity.app, name="parity")

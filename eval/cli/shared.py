@@ -1,0 +1,166 @@
+"""What several commands share: options, output, and checks before the work."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import prm
+from prm import InputError
+from prm.files import atomic_write, reason
+
+console = Console(stderr=True, highlight=False)
+out_console = Console(highlight=False, markup=False, soft_wrap=True)
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
+Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", "-c", metavar="PATH",
+                 help="Folder or .json written by `prm train`; default: the nuclei network that comes with prm."),
+]  # fmt: skip
+Cache = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep generated proposals here, to be found again.")]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", metavar="PATH",
+                       help="A data set: a synthetic one, BBBC038 (.zip or folder), or a folder with labels.csv.")
+]  # fmt: skip
+ClassThreshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least probability of a class.")]
+PeakThreshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least response, as a share of the class's strongest peak.")
+]
+PeakMinimum = Annotated[float | None, typer.Option(help="Least response itself (the released code's 30).")]
+MaxPeaks = Annotated[int | None, typer.Option(min=1, help="Most peaks of a picture.")]
+Alpha = Annotated[float | None, typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
+BetaArea = Annotated[float | None, typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
+Bias = Annotated[float | None, typer.Option(help="Eq. 6: background is below bias x the mean response.")]
+InputSize = Annotated[int | None, typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.99, help="Let the walk back drop up to this share of each peak, for speed."),
+]
+Nms = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Mask IoU from which the weaker of two instances is dropped.")
+]
+
+
+def given(**options) -> dict:
+    check_finite(**options)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def open_segmenter(path: Path | None, device: str, **overrides):
+    from prm.accelerated import Segmenter
+    from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
+
+    checkpoint, device = load_checkpoint(path or SHIPPED), usable_device(device)
+    try:
+        return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
+    except (InputError, ValueError) as error:
+        raise InputError(f"{path or SHIPPED}: {error}") from error
+
+
+def usable_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()  # read back: "meta" makes tensors, but computes nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = reason(error)[:100]
+        raise InputError(f"device {name!r} cannot be used here ({why}); use --device cpu") from error
+    return name
+
+
+def check_finite(**options: float | None) -> None:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} is {value}; give a number")
+
+
+def make_folder(path: Path) -> None:
+    """Before the work and not after it: an output that cannot be written must not cost an hour."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made the output folder ({reason(error)}); name another place") from error
+
+
+def check_masks(samples, data: Path, purpose: str) -> None:
+    if samples[0].masks is None:
+        raise InputError(f"{data}: has no instance masks (instances.json), without which there is no {purpose}")
+
+
+class Every:
+    """Every n-th picture of a data set, read when asked for."""
+
+    def __init__(self, dataset, n: int):
+        self.dataset, self.indices = dataset, range(0, len(dataset), n)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int):
+        return self.dataset[self.indices[i]]
+
+
+def print_table(table: Table) -> None:
+    """As wide as it is where it goes to a file."""
+    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+
+
+def check_one_of(option: str, names, known) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option} {name}: known are {', '.join(known)}")
+
+
+def json_option(text: str, option: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{option} must be a JSON object, not {text!r}")
+    return value
+
+
+def command_line() -> str:
+    return shlex.join(["prm", *sys.argv[1:]])
+
+
+def write_figures(path: Path | None, figures: dict, started: float) -> None:
+    """The figures of a command, with what is needed to make them again."""
+    if path is None:
+        return
+    import torch
+
+    page = {
+        "command": command_line(), "version": prm.__version__, "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - started, 2), **figures,
+    }  # fmt: skip
+    atomic_write(path, (json.dumps(page, indent=1) + "\n").encode())
+
+
+@contextmanager
+def progress_bar():
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+               TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
+    with _Progress(*columns, console=console) as progress:
+        yield progress
+
+
+class _Progress(Progress):
+    def add_task(self, description, **options):
+        return super().add_task(description, **({"info": ""} | options))

@@ -1,0 +1,217 @@
+"""`prm train`: a classifier from image-level labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prm import InputError
+from prm.files import reason
+
+from .shared import (
+    DataOption,
+    Device,
+    Json,
+    check_finite,
+    command_line,
+    console,
+    json_option,
+    make_folder,
+    out_console,
+    progress_bar,
+    usable_device,
+    write_figures,
+)
+
+
+def train(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoint, log and curve go.")],
+    network: Annotated[str, typer.Option(help="smallnet, resnet18, resnet50 or vgg16.")] = "smallnet",
+    network_options: Annotated[
+        str, typer.Option(metavar="JSON", help="The network's own options, like '{\"widths\": [16, 32, 64]}'.")
+    ] = "{}",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL|imagenet", help="Start from torchvision's weights: a file, or downloaded."),
+    ] = None,
+    aggregation: Annotated[
+        str, typer.Option(help="How response maps become scores: peak, average, max, lse or wildcat.")
+    ] = "peak",
+    aggregation_options: Annotated[
+        str, typer.Option(metavar="JSON", help="Options of the aggregation, like '{\"window\": 5}'.")
+    ] = "{}",
+    split: Annotated[str, typer.Option(help="Which part of the data set to train on; 'all' for everything.")] = "train",
+    val: Annotated[
+        bool, typer.Option(help="Classification mAP on the data set's val split after every epoch.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    size: Annotated[int, typer.Option(min=8, help="Side of the training crop, pixels.")] = 448,
+    tile: Annotated[
+        int | None, typer.Option(min=8, help="BBBC038 only: side of the labelled tiles; sets --size.")
+    ] = None,
+    tile_stride: Annotated[int | None, typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
+    tile_limit: Annotated[int | None, typer.Option(min=1, help="Draw this many tiles at random.")] = None,
+    lr_features: Annotated[float, typer.Option(min=0, help="Learning rate of the features.")] = 0.01,
+    lr_classifier: Annotated[float, typer.Option(min=0, help="Learning rate of the classifier.")] = 0.1,
+    momentum: Annotated[float, typer.Option(min=0)] = 0.9,
+    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
+    schedule: Annotated[str, typer.Option(help="cosine or step.")] = "cosine",
+    flip: Annotated[bool, typer.Option(help="Mirror left and right at random.")] = True,
+    vertical_flip: Annotated[bool, typer.Option(help="Mirror up and down too, as suits microscopes.")] = False,
+    jitter: Annotated[float, typer.Option(min=1, help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
+    contrast: Annotated[
+        bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")
+    ] = False,
+    amp: Annotated[bool | None, typer.Option(help="Mixed precision; default: where the device has it.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    device: Device = "cpu",
+    json_file: Json = None,
+) -> None:
+    """Train a classifier from image-level labels, with peak stimulation or another aggregation.
+
+    Leaves checkpoint.json with its weights, log.jsonl and curve.png in --out, whole after every epoch.
+    """
+    import torch
+
+    from prm.accelerated.aggregation import aggregation as make_aggregation
+    from prm.accelerated.checkpoint import Checkpoint
+    from prm.accelerated.networks import network as make_network
+    from prm.accelerated.training import TrainingSettings
+    from prm.accelerated.training import train as run_training
+
+    started = time.perf_counter()
+    check_finite(lr_features=lr_features, lr_classifier=lr_classifier, momentum=momentum, weight_decay=weight_decay,
+                  jitter=jitter)  # fmt: skip
+    device = usable_device(device)
+    settings = TrainingSettings(
+        epochs=epochs, batch_size=batch_size, size=tile or size, lr_features=lr_features, lr_classifier=lr_classifier,
+        momentum=momentum, weight_decay=weight_decay, schedule=schedule, flip=flip, vertical_flip=vertical_flip,
+        jitter=jitter, amp=amp, workers=workers, seed=seed,
+    )  # fmt: skip
+    if (out / "checkpoint.json").exists() and not resume:
+        raise InputError(f"{out}: holds a checkpoint already; add --resume to go on with it, or name another folder")
+    samples, class_names = _training_data(data, split, contrast, tile, tile_stride, tile_limit, seed)
+    options, pool_options = (
+        json_option(network_options, "--network-options"),
+        json_option(aggregation_options, "--aggregation-options"),
+    )
+    torch.manual_seed(seed)
+    try:
+        model = make_network(network, len(class_names), **options)
+        pool = make_aggregation(aggregation, **pool_options)
+        # A trial finds what the constructors let pass, such as strides that leave nothing of a crop of this size.
+        with torch.no_grad():
+            pool(model.eval()(torch.zeros(1, 3, settings.size, settings.size)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--network {network} or --aggregation {aggregation} does not work with these options and crops of "
+            f"{settings.size} pixels ({reason(error)})"
+        ) from error
+    if weights is not None:
+        _load_weights(model, network, weights)
+    natural = weights is not None or network != "smallnet"
+    checkpoint = Checkpoint(
+        network={"name": network, "options": options}, class_names=list(class_names),
+        input={
+            "mean": [0.485, 0.456, 0.406] if natural else [0.5] * 3,
+            "std": [0.229, 0.224, 0.225] if natural else [0.25] * 3,
+            "size": settings.size, "contrast": contrast,
+        },
+        aggregation={"name": aggregation, "options": pool_options}, state=model.state_dict(),
+        training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
+                  "start": weights or "random", "command": command_line()},
+        segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3),
+                      "threshold": pool_options.get("threshold", "median")},
+    )  # fmt: skip
+    watched = _validation(data, val, checkpoint, device) if val else None
+    make_folder(out)
+    with progress_bar() as progress:
+        task = progress.add_task("training", total=None)
+
+        def on_step(step, steps, loss, rate):
+            progress.update(task, completed=step, total=steps, info=f"loss {loss:.4f}  {rate:.0f} pictures/s")
+
+        def on_epoch(model, rows):
+            found = watched(model) if watched else {}
+            rows = [*rows[:-1], rows[-1] | found]
+            progress.update(task, description=f"epoch {len(rows)}/{epochs}")
+            text = "".join(f"  {k} {v:.4f}" for k, v in rows[-1].items() if k in ("loss", "mean_average_precision"))
+            progress.console.print(f"epoch {len(rows)}:{text}  ({rows[-1]['seconds']:.1f} s)")
+            _curve(rows, out)
+            return found
+
+        rows = run_training(checkpoint, samples, out, settings, resume=resume, device=device, on_step=on_step,
+                            on_epoch=on_epoch)  # fmt: skip
+    figures = {"epochs": len(rows), "loss": rows[-1]["loss"], "training_seconds": sum(r["seconds"] for r in rows)}
+    write_figures(json_file, figures | {"samples": len(samples), "seed": seed, "aggregation": aggregation}, started)
+    out_console.print(f"checkpoint in {out / 'checkpoint.json'}, loss {rows[-1]['loss']:.4f}")
+
+
+def _training_data(data, split, contrast, tile, stride, limit, seed):
+    from ..datasets import BBBC038, Stretched, open_dataset, tile_arrays
+
+    dataset = open_dataset(data, split=None if split == "all" else split)
+    names = dataset.class_names
+    if not isinstance(dataset, BBBC038):
+        if tile is not None:
+            raise InputError(
+                "--tile is for BBBC038, whose whole pictures all hold nuclei; this data set has its own labels"
+            )
+        return (Stretched(dataset) if contrast else dataset), names
+    if tile is None:
+        raise InputError(
+            f"{data}: every picture holds nuclei, so whole pictures teach nothing; add --tile, say --tile 48"
+        )
+    return tile_arrays(Stretched(dataset) if contrast else dataset, tile, stride, seed, limit), names
+
+
+def _load_weights(model, network: str, weights: str) -> None:
+    from prm.accelerated.networks import PRETRAINED, load_pretrained
+
+    if weights == "imagenet" and network not in PRETRAINED:
+        raise InputError(f"there are no ImageNet weights for {network}; known: {', '.join(PRETRAINED)}")
+    left = load_pretrained(model, PRETRAINED[network] if weights == "imagenet" else weights)
+    console.print(f"left as initialised: {', '.join(left) or 'nothing'}")
+
+
+def _validation(data, val, checkpoint, device):
+    import numpy as np
+    import torch
+
+    from prm.accelerated import aggregation
+    from prm.accelerated.inputs import to_input
+
+    from ..datasets import open_dataset
+    from ..metrics import classification_map
+
+    dataset = open_dataset(data, split="val", class_names=checkpoint.class_names)
+    pool = aggregation(checkpoint.aggregation["name"], **checkpoint.aggregation["options"])
+    given, classes = checkpoint.input, np.arange(len(checkpoint.class_names))
+
+    @torch.no_grad()
+    def score(model, sample):
+        image = to_input(sample.image, given["mean"], given["std"], given["contrast"]).to(device)
+        return pool(model(image[None]))[0].double().cpu().numpy()
+
+    def watch(model) -> dict:
+        samples = [dataset[i] for i in range(len(dataset))]
+        scores = np.array([score(model, s) for s in samples])
+        labels, difficult = (
+            np.array([np.isin(classes, getattr(s, k)) for s in samples]) for k in ("labels", "difficult")
+        )
+        return {"mean_average_precision": float(classification_map(scores, labels, difficult).mean)}
+
+    return watch
+
+
+def _curve(rows: list[dict], out: Path) -> None:
+    from ..figures import curve
+
+    curve(rows, out / "curve.png")
