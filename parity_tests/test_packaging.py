@@ -119,7 +119,7 @@ def test_who_may_import_whom(folder):
     for path in files:
         for name, line in imported(path):
             for banned in FORBIDDEN[folder]:
-                if (path.name, banned) == ("parity.py", "prm.parity_tests"):  # the command runs the comparison
+                if (path.parent.name, banned) == ("cli", "prm.parity_tests"):  # the command runs the comparison
                     continue
                 assert name != banned and not name.startswith(banned + "."), f"{path.relative_to(ROOT)}:{line}: {name}"
 
