@@ -158,14 +158,18 @@ class Proposals:
         Two empty masks have IoU 0.
         """
         other = self if other is None else other
+        shared = self.intersections(other).double()
+        union = self.areas()[:, None] + other.areas()[None, :] - shared
+        return shared / union.clamp(min=1)
+
+    def intersections(self, other: "Proposals") -> Tensor:
+        """How many pixels every mask shares with every mask of `other`, (K, K2) int64."""
         if (self.height, self.width) != (other.height, other.width):
             raise InputError(
                 f"masks of {self.height} x {self.width} and of {other.height} x {other.width} cannot be compared"
             )
         masks, others = ((part.starts, part.ends, part.offsets) for part in (self, other))
-        shared = run_intersections(*masks, *others, self.height * self.width).double()
-        union = self.areas()[:, None] + other.areas()[None, :] - shared
-        return shared / union.clamp(min=1)
+        return run_intersections(*masks, *others, self.height * self.width)
 
     def _chunks(self, fan_out: int) -> Iterator[Tensor]:
         """Consecutive groups of masks, of about so many runs that `fan_out` copies of them stay in the memory bound."""

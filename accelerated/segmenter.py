@@ -274,13 +274,16 @@ class Segmenter:
             label, *peak = peaks[k].tolist()
             instances.append(Instance(
                 label=label, mask=chosen.select([k]), score=float(value[k]), confidence=float(scores[label].sigmoid()),
-                peak=self._position(peak, maps.shape[1:], size), prm=prm.cpu(), proposal=int(choice[k]),
+                peak=self.position(peak, maps.shape[1:], size), prm=prm.cpu(), proposal=int(choice[k]),
                 terms=tuple(sums[k, choice[k]].tolist()),
             ))  # fmt: skip
         return instances
 
-    def _position(self, peak: list[int], map_size, size) -> tuple[float, float]:
-        """(i + 0.5) * H_image / H_map - 0.5, i the fractional row on the un-enlarged map; columns alike."""
+    def position(self, peak: Sequence[int], map_size: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
+        """Where a peak (row, column) of the enlarged maps lies in a picture of `size`, pixel centres at integers.
+
+        (i + 0.5) * H_image / H_map - 0.5, i the fractional row on the un-enlarged map; columns alike.
+        """
         f = self.settings.upsample
         on_map = [i * (m - 1) / max(f * m - 1, 1) for i, m in zip(peak, map_size)]
         return tuple((i + 0.5) * full / m - 0.5 for i, m, full in zip(on_map, map_size, size))

@@ -14,6 +14,7 @@ from prm.files import reason
 from . import bench, data, judging, parity
 from .segmenting import segment
 from .training import train
+from .tuning import tune
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -48,7 +49,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 app.command()(train)
 app.command()(segment)
 app.add_typer(judging.app, name="eval")
-app.command()(judging.tune)
+app.command()(tune)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(parity.app, name="parity")

@@ -1,0 +1,119 @@
+"""Algorithm 1 (section 3.4) taken apart: one walk of a picture, then any proposals, weights and thresholds.
+
+The forward pass and the walks cost most and do not depend on the proposals; the sums of Eq. 6 do not depend on its
+weights. `Segmenter` does the same in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prm.accelerated import Proposals, SegmentationSettings, Segmenter
+from prm.accelerated.peak_stimulation import enlarge
+from prm.accelerated.retrieval import background, best, prepare, score, suppression, terms
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A picture's peaks and their Peak Response Maps: Algorithm 1, lines 1-7. Peaks whose map is empty are left out.
+
+    maps : (C, h, w) class response maps
+    scores : (C,) class scores before the sigmoid
+    peaks : (P, 3) int64, rows (class, row, column) on the enlarged maps
+    share : (P,) each peak's response as a share of its class's strongest
+    response : (P,) its response
+    prms : (P, H, W), network input size, each with sum 1
+    positions : (P, 2) row and column in the picture, pixel centres at integers
+    """
+
+    maps: Tensor
+    scores: Tensor
+    peaks: Tensor
+    share: Tensor
+    response: Tensor
+    prms: Tensor
+    positions: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The sums of Eq. 6 of every peak with every proposal, (P, K, 3), by the bias that makes Q; see `terms`."""
+
+    proposals: Proposals
+    sums: dict[float, Tensor]
+    allowed: Tensor
+    area: int
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Instances that are left after suppression, by falling score: which peak, which proposal, class and score."""
+
+    peaks: np.ndarray
+    proposals: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@torch.no_grad()
+def walk(segmenter: Segmenter, image: np.ndarray, settings: SegmentationSettings | None = None) -> Walk:
+    """Walk back from the peaks of a picture (H, W, 3) uint8 that pass `settings` (default: the segmenter's)."""
+    run = segmenter.prepare([image], segmenter.input_size(*image.shape[:2]))
+    maps = run.maps[0]
+    scores, peaks, share = segmenter.peaks(maps, settings)
+    walked = run.prms(torch.cat([torch.zeros_like(peaks[:, :1]), peaks], dim=1))
+    peaks, share, prms = (t[~walked.empty] for t in (peaks, share, walked.prms))
+    response = enlarge(maps, segmenter.settings.upsample)[tuple(peaks.T)]
+    positions = [segmenter.position(peak, maps.shape[1:], image.shape[:2]) for peak in peaks[:, 1:].tolist()]
+    return Walk(maps, scores, peaks, share, response, prms, np.array(positions, np.float64).reshape(-1, 2))
+
+
+def fit(found: Walk, proposals: Proposals, settings: SegmentationSettings, biases: Sequence[float] = ()) -> Fit:
+    """The sums of Eq. 6, for the settings' own bias or for several."""
+    size = tuple(found.prms.shape[1:])
+    ready = prepare(proposals.to(found.prms.device), size, settings.contour, settings.min_area, settings.max_area)
+    classes, of = found.peaks[:, 0].unique(return_inverse=True)
+    biases = biases or (settings.bias,)
+    sums = {b: terms(found.prms, ready, background(found.maps, classes, size, b), of).cpu() for b in biases}
+    return Fit(proposals, sums, ready.allowed.cpu(), size[0] * size[1])
+
+
+def choose(
+    found: Walk, fitted: Fit, settings: SegmentationSettings, keep: tuple[float, float, float] = (1, 1, 1)
+) -> Choice:
+    """The best proposal of each peak by Eq. 6, then non-maximum suppression: Algorithm 1, lines 8-13.
+
+    keep: factors of the instance-aware, the boundary-aware and the class-aware term; 0 leaves one out.
+    """
+    return choose_all(found, fitted, [settings], keep)[0]
+
+
+def choose_all(
+    found: Walk, fitted: Fit, settings: Sequence[SegmentationSettings], keep: tuple[float, float, float] = (1, 1, 1)
+) -> list[Choice]:
+    """`choose` under many settings: masks are compared once. Only alpha, beta_area, bias, peak_threshold and those of
+    the suppression may differ; the walk must have been made with the lowest of the thresholds."""
+    if not len(found.peaks) or not fitted.allowed.any():
+        none = np.zeros(0, np.int64)
+        return [Choice(none, none, none, np.zeros(0))] * len(settings)
+    kept, peaks = torch.tensor(keep, dtype=torch.float64), found.peaks.cpu()
+    values = [score(fitted.sums[s.bias] * kept, s.alpha, s.beta_area / fitted.area) for s in settings]
+    choices = torch.stack([best(v, fitted.allowed) for v in values])
+    chosen, index = choices.unique(return_inverse=True)
+    overlaps = fitted.proposals.select(chosen).ious()
+    answers = []
+    for s, value, choice, at in zip(settings, values, choices, index):
+        # With an absolute threshold instead, the walk has applied it.
+        passes = found.share.cpu() >= (s.peak_threshold if s.peak_minimum is None else -torch.inf)
+        passes = passes.nonzero()[:, 0]
+        mine, at = value[passes, choice[passes]], at[passes]
+        rivals = overlaps[at][:, at] >= s.nms
+        left = list(suppression(rivals, mine, peaks[passes, 0], peaks[passes, 1:], s.nms_per_class))
+        of = passes[left]
+        answers.append(Choice(of.numpy(), choice[of].numpy(), peaks[of, 0].numpy(), mine[left].numpy()))
+    return answers
