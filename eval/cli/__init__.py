@@ -11,7 +11,7 @@ import prm
 from prm import InputError
 from prm.files import reason
 
-from . import bench, data, judging, parity
+from . import bench, data, judging, paper, parity
 from .segmenting import segment
 from .training import train
 from .tuning import tune
@@ -48,6 +48,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 app.command()(train)
 app.command()(segment)
+judging.app.command("tables")(paper.tables_command)
 app.add_typer(judging.app, name="eval")
 app.command()(tune)
 app.add_typer(data.app, name="data")

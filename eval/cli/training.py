@@ -26,6 +26,10 @@ from .shared import (
     write_figures,
 )
 
+# The input's mean and standard deviation by channel: as networks of ImageNet expect it, and where nothing is expected.
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+PLAIN = {"mean": [0.5] * 3, "std": [0.25] * 3}
+
 
 def train(
     data: DataOption,
@@ -36,7 +40,11 @@ def train(
     ] = "{}",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL|imagenet", help="Start from torchvision's weights: a file, or downloaded."),
+        typer.Option(
+            metavar="PATH|URL|imagenet",
+            help="Start from torchvision's weights, a file or downloaded, or from the features of a network that "
+            "`prm train` made: its folder.",
+        ),
     ] = None,
     aggregation: Annotated[
         str, typer.Option(help="How response maps become scores: peak, average, max, lse or wildcat.")
@@ -114,16 +122,12 @@ def train(
             f"--network {network} or --aggregation {aggregation} does not work with these options and crops of "
             f"{settings.size} pixels ({reason(error)})"
         ) from error
+    normal = PLAIN if network == "smallnet" else IMAGENET
     if weights is not None:
-        _load_weights(model, network, weights)
-    natural = weights is not None or network != "smallnet"
+        normal = _load_weights(model, network, weights)
     checkpoint = Checkpoint(
         network={"name": network, "options": options}, class_names=list(class_names),
-        input={
-            "mean": [0.485, 0.456, 0.406] if natural else [0.5] * 3,
-            "std": [0.229, 0.224, 0.225] if natural else [0.25] * 3,
-            "size": settings.size, "contrast": contrast,
-        },
+        input={**normal, "size": settings.size, "contrast": contrast},
         aggregation={"name": aggregation, "options": pool_options}, state=model.state_dict(),
         training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
                   "start": weights or "random", "command": command_line()},
@@ -172,13 +176,24 @@ def _training_data(data, split, contrast, tile, stride, limit, seed):
     return tile_arrays(Stretched(dataset) if contrast else dataset, tile, stride, seed, limit), names
 
 
-def _load_weights(model, network: str, weights: str) -> None:
+def _load_weights(model, network: str, weights: str) -> dict:
+    """Load what training starts from; how the input is to be normalised for it."""
+    from prm.accelerated.checkpoint import load_checkpoint
     from prm.accelerated.networks import PRETRAINED, load_pretrained
+    from prm.accelerated.networks.weights import checkpoint_page, load_features
 
-    if weights == "imagenet" and network not in PRETRAINED:
-        raise InputError(f"there are no ImageNet weights for {network}; known: {', '.join(PRETRAINED)}")
-    left = load_pretrained(model, PRETRAINED[network] if weights == "imagenet" else weights)
+    if weights == "imagenet":
+        if network not in PRETRAINED:
+            raise InputError(f"there are no ImageNet weights for {network}; known: {', '.join(PRETRAINED)}")
+        weights = PRETRAINED[network]
+    page = checkpoint_page(weights)
+    if page is None:
+        left, normal = load_pretrained(model, weights), IMAGENET
+    else:
+        start = load_checkpoint(page)
+        left, normal = load_features(model, start.state, page), {k: start.input[k] for k in ("mean", "std")}
     console.print(f"left as initialised: {', '.join(left) or 'nothing'}")
+    return normal
 
 
 def _validation(data, val, checkpoint, device):

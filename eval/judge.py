@@ -1,0 +1,97 @@
+"""One network on one data set: its studies, made or found, and the figures of the run with all that they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import prm
+from prm.accelerated import Segmenter
+from prm.accelerated.checkpoint import Checkpoint
+
+from .experiment import fingerprint, load_studies, run_folder, share_of_processes, studies, wait_for_all
+from .proposals import open_proposals, proposals_for
+from .proposals.grouping import VERSION as GENERATOR
+from .summary import summary
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a picture's proposals come from: files at `path` (see `open_proposals`), or else generated here.
+
+    limit: at most so many of a picture. cache: where generated ones are kept.
+    """
+
+    path: Path | None = None
+    limit: int = 1000
+    cache: Path | None = None
+
+    def __call__(self) -> Callable:
+        """The function from a sample to its proposals."""
+        if self.path is None:
+            return lambda sample: proposals_for(sample.image, self.cache, self.limit)
+        reader = open_proposals(self.path, limit=self.limit)
+        return lambda sample: reader(sample.name, sample.image.shape[:2])[0]
+
+    def description(self) -> dict:
+        made = {"generator": GENERATOR} if self.path is None else {"files": str(self.path)}
+        return made | {"limit": self.limit}
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A run: its figures (JSON), and the folder of its studies, which hold them picture by picture."""
+
+    figures: dict
+    folder: Path
+    samples: Sequence
+    segmenter: Segmenter
+    source: Source
+
+
+def judge(
+    segmenter: Segmenter,
+    checkpoint: Checkpoint,
+    samples: Sequence,
+    data: dict,
+    source: Source,
+    work: Path,
+    bootstrap: int = 500,
+    tick: Callable[[], None] = lambda: None,
+) -> Judged | None:
+    """Study every picture, unless that has been done, and sum up; None in all but the first process of a torchrun.
+
+    data: {"data": its name, "split", ...}, whatever says which pictures these are. work: where studies are kept.
+    bootstrap: samples behind the intervals; 0 for none.
+    """
+    names = checkpoint.class_names
+    page = {"data": data, "proposals": source.description(), "network": fingerprint(checkpoint, segmenter.settings)}
+    folder = run_folder(work, page)
+    rank, processes = share_of_processes()
+    studies(segmenter, samples, len(names), source(), folder, (rank, processes), tick)
+    wait_for_all(processes)
+    if rank:
+        return None
+    run = {
+        **data,
+        "network": _network_name(checkpoint.network),
+        "aggregation": checkpoint.aggregation["name"],
+        "seed": checkpoint.training.get("seed", 0),
+        "class_names": list(names),
+        "proposals": source.description(),
+        "settings": asdict(segmenter.settings),
+        "training": checkpoint.training,
+        "version": prm.__version__,
+    }
+    found = summary(list(load_studies(folder, len(samples))), names, bootstrap)
+    return Judged({"run": run} | found, folder, samples, segmenter, source)
+
+
+def _network_name(network: dict) -> str:
+    """Name and options in few words, such as "smallnet (widths 16-32, pools 3)": networks of a table are told apart."""
+    options = ", ".join(
+        f"{name} {'-'.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in network.get("options", {}).items()
+    )
+    return network["name"] + (f" ({options})" if options else "")
