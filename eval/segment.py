@@ -20,7 +20,7 @@ from .export import to_coco_results, write_results
 from .figures import Entry, gallery, instance_rows, overlay, panel, write_png
 from .images import read_image
 from .pipeline import SteadyMemory, in_order, threads
-from .proposals import authors_json, proposals_for
+from .proposals import open_proposals, proposals_for
 
 PRMS = 4  # shown in a panel
 
@@ -72,8 +72,8 @@ def segment_files(
 
     The answers are those of one picture after the other, and memory does not grow with their number.
 
-    proposals: a file of the PRM authors' format for a single picture, or a folder with NAME.json for each NAME.*; None
-    generates `limit` of them. tick: called with each picture's name, in the order of `files`, once it is done.
+    proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
+    picture's name, in the order of `files`, once it is done.
 
     A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
     with InputError.
@@ -182,18 +182,12 @@ def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Pa
     """The function from (file, picture) to its proposals."""
     if proposals is None:
         return lambda file, image: proposals_for(image, cache, limit)
-    if not proposals.exists():
-        raise InputError(f"{proposals}: no such file or folder of proposals")
-    if not proposals.is_dir() and len(files) > 1:
+    reader = open_proposals(proposals)
+    if reader.one_picture and len(files) > 1:
         raise InputError(
             f"{proposals}: one file of proposals, but {len(files)} pictures; give a folder with NAME.json each"
         )
-
-    def read(file: Path, image: np.ndarray) -> Proposals:
-        path = proposals / f"{file.stem}.json" if proposals.is_dir() else proposals
-        return authors_json.read(path, image.shape[:2])
-
-    return read
+    return lambda file, image: reader(str(file), image.shape[:2])[0]
 
 
 def _stems(files: Sequence[Path]) -> list[str]:

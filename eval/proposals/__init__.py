@@ -1,5 +1,6 @@
-"""Segment proposals: made here (`grouping`), kept on disk (`cache`), or read from files (`authors_json`)."""
+"""Segment proposals: made here (`grouping`), kept on disk (`cache`), or read from others' files (`reading`)."""
 
 from .cache import proposals_for
+from .reading import open_proposals
 
-__all__ = ["proposals_for"]
+__all__ = ["open_proposals", "proposals_for"]

@@ -18,6 +18,8 @@ import torch
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
 
+from .entries import by
+
 
 def read(path: str | Path, shape: Sequence[int] | None = None) -> Proposals:
     """Read a picture's proposals. `shape`: (H, W) that the masks must have; needed only for a file without any mask.
@@ -39,7 +41,7 @@ def read(path: str | Path, shape: Sequence[int] | None = None) -> Proposals:
         where = f"{path}, entry {number}"
         entry_size = _size(entry, where)
         if size is not None and entry_size != size:
-            raise InputError(f"{where}: mask of {_by(entry_size)}, where {_by(size)} was expected")
+            raise InputError(f"{where}: mask of {by(entry_size)}, where {by(size)} was expected")
         size = entry_size
         decoded.append(_runs(entry, size, where))
     if size is None:
@@ -67,7 +69,7 @@ def write(path: str | Path, proposals: Proposals) -> None:
 def _size(entry: object, where: str) -> tuple[int, int]:
     """An entry's (H, W)."""
     if not isinstance(entry, dict) or not {"data", "shape"} <= set(entry):
-        raise InputError(f"{where}: must be an object with 'data' and 'shape'")
+        raise InputError(f"{where}: must be an object with 'data' and 'shape' (COCO's results have 'image_id' instead)")
     size = entry["shape"]
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise InputError(f"{where}: shape must be [height, width], two positive integers, not {json.dumps(size)[:60]}")
@@ -89,12 +91,8 @@ def _runs(entry: dict, size: tuple[int, int], where: str) -> np.ndarray:
         raise InputError(f"{where}: a run starts at 0, but positions count from 1")
     if (runs[:, 1] > size[0] * size[1]).any():
         raise InputError(
-            f"{where}: a run ends at position {runs[:, 1].max()}, outside {_by(size)} = {size[0] * size[1]} pixels"
+            f"{where}: a run ends at position {runs[:, 1].max()}, outside {by(size)} = {size[0] * size[1]} pixels"
         )
     if (runs[:, 0] >= runs[:, 1]).any() or (runs[1:, 0] < runs[:-1, 1]).any():
         raise InputError(f"{where}: runs must not be empty, out of order or overlapping")
     return runs
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

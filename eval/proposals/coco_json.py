@@ -1,0 +1,256 @@
+"""Proposals in COCO's results format, as DeepMask and SharpMask write it: a list over many pictures.
+
+Each entry has an image_id, a segmentation (run-length encoded, compressed or not; polygons are read too) and mostly a
+score. A file of DeepMask's holds 500 pictures with 1000 entries each, some 100 MB, and a folder many such files: a file
+is gone through once, when a picture is looked for that no file before it holds, and only the places of each picture's
+entries are kept. The entries are read from there when they are wanted.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePath
+
+import numpy as np
+from numba import njit
+from pycocotools import mask as coco_mask
+
+from prm import InputError
+from prm.accelerated.retrieval import Proposals
+from prm.files import reason
+
+from .entries import Key, by, check_size, checked_scores, first, natural, stem
+from .regions import from_dense
+
+# Where to find entries of one picture that follow each other: first and one past last byte, number of the first entry.
+Span = tuple[int, int, int]
+_BETWEEN = re.compile(r"\s*([\],])\s*")
+
+
+class CocoResults:
+    """The proposals of many pictures, in one file or several.
+
+    files: taken in natural order; all proposals of a picture are in one of them.
+    names: pictures' ids by their file names, as `image_ids` reads them.
+    limit: only the first so many of a picture's proposals, by score where there are scores.
+
+    A picture is looked for by the id handed to the call. Without one, by the first of these that a file knows: the file
+    name that some writers (this project's, for one) add to each entry; the id in `names`; the number in its name, which
+    is 42 for COCO_val2014_000000000042.jpg and 000000000042.jpg, and 2007000032 for 2007_000032.jpg.
+    """
+
+    one_picture = False
+
+    def __init__(self, files: Sequence[Path], names: dict[str, Key] | None = None, limit: int | None = None):
+        self.files, self.names, self.limit = sorted(files, key=natural), names or {}, limit
+        self._indices: dict[Path, tuple[dict[Key, list[Span]], dict[str, Key]]] = {}
+
+    def __call__(
+        self, name: str, shape: Sequence[int], image_id: Key | None = None
+    ) -> tuple[Proposals, np.ndarray | None]:
+        """A picture's proposals and their scores, (K,) float64 or None. shape: (H, W), which the masks must have.
+
+        Raises InputError: no entry of that picture, entries in two files, a damaged file or entry, another size.
+        """
+        file, spans = self._find(name, image_id)
+        entries = list(_entries(file, spans))
+        found = [entry.get("score") for _, entry in entries]
+        scores = None
+        if any(score is not None for score in found):
+            scores = checked_scores(found, len(found), f"{file}, picture {name}")
+        order = first(scores, len(entries), self.limit)
+        codes = [_code(entry, shape, f"{file}, entry {number}") for number, entry in (entries[k] for k in order)]
+        proposals = from_dense(shape, len(codes), lambda part: coco_mask.decode(codes[part]))
+        return proposals, None if scores is None else scores[order]
+
+    def _find(self, name: str, image_id: Key | None) -> tuple[Path, list[Span]]:
+        for file in self.files:
+            if file not in self._indices:
+                self._indices[file] = _index(file)
+            key = self._key(name, image_id, self._indices[file])
+            if key is None:
+                continue
+            for other, index in self._indices.items():
+                if other != file and self._key(name, image_id, index) is not None:
+                    raise InputError(f"{other} and {file.name} both hold entries of {name}; name one of them")
+            return file, self._indices[file][0][key]
+        tried = [key for key in self._keys(name, image_id, {}) if key is not None]
+        files = str(self.files[0]) if len(self.files) == 1 else f"{self.files[0].parent} ({len(self.files)} files)"
+        raise InputError(
+            f"{files}: no proposals for {name}: no entry with image_id {' or '.join(map(repr, tried))}; "
+            "check that the file is this data set's, or name an annotation file whose images table tells the ids"
+        )
+
+    def _key(self, name, image_id, index) -> Key | None:
+        spans, names = index
+        return next((key for key in self._keys(name, image_id, names) if key in spans), None)
+
+    def _keys(self, name, image_id, names) -> list[Key | None]:
+        """What the picture may be called, the surest first."""
+        if image_id is not None:
+            return [_as_key(image_id)]
+        short = PurePath(stem(name)).name
+        return [names.get(short), self.names.get(stem(name), self.names.get(short)), _as_key(name)]
+
+
+def image_ids(path: str | Path) -> dict[str, Key]:
+    """The ids in a COCO annotation file's images table, by file name without suffix, with and without its folders.
+
+    Raises InputError where the file has no such table.
+    """
+    try:
+        images = json.loads(Path(path).read_bytes())["images"]
+        found = [(stem(image["file_name"]), _as_key(image["id"])) for image in images]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: is no annotation file: it needs 'images', a list of objects with 'id' and 'file_name'"
+        ) from error
+    return {PurePath(name).name: key for name, key in found} | dict(found)
+
+
+def _as_key(image_id: object) -> Key:
+    """An image_id as it is compared: a number, also where it is written as text or as a picture's name.
+
+    Raises TypeError for anything else than whole numbers and text.
+    """
+    if isinstance(image_id, str):
+        short = PurePath(stem(image_id)).name
+        digits = re.fullmatch(r"(?:COCO_\w+_)?(\d+)", short) or re.fullmatch(r"(\d{4}_\d{6})", short)
+        return int(digits[1].replace("_", "")) if digits else short
+    if isinstance(image_id, bool) or not isinstance(image_id, int | float | np.integer) or image_id != int(image_id):
+        raise TypeError(f"image_id {image_id!r}")
+    return int(image_id)
+
+
+# ---- the files
+
+
+def _index(path: Path) -> tuple[dict[Key, list[Span]], dict[str, Key]]:
+    """Where each picture's entries are, and the ids by file name for entries that hold one."""
+    try:
+        # One character a byte, whatever the text: so positions in it are places in the file.
+        text = path.read_bytes().decode("latin-1")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    spans: dict[Key, list[Span]] = {}
+    names: dict[str, Key] = {}
+    try:
+        for key, group in groupby(_walk(text, names), key=lambda place: place[0]):
+            places = list(group)
+            spans.setdefault(key, []).append((places[0][1], places[-1][2], places[0][3]))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not a list of COCO results: {reason(error)}") from error
+    return spans, names
+
+
+def _walk(text: str, names: dict[str, Key]) -> Iterator[tuple[Key, int, int, int]]:
+    """Each entry's picture, first and one past last position, and number; fills `names`."""
+    decode, number, plain = json.JSONDecoder().raw_decode, 0, text.isascii()
+    opening = re.compile(r"(?:\xef\xbb\xbf)?\s*\[\s*").match(text)
+    if opening is None:
+        raise ValueError("it must begin with '[' (an annotation file is none, and must not lie among them)")
+    place, sign = opening.end(), text[opening.end() :][:1]
+    while sign != "]":
+        entry, end = decode(text, place)
+        if not plain:
+            entry = json.loads(text[place:end].encode("latin-1"))
+        if not isinstance(entry, dict) or "image_id" not in entry:
+            raise ValueError(f"entry {number} must be an object with 'image_id', 'segmentation' and mostly 'score'")
+        try:
+            key = _as_key(entry["image_id"])
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"entry {number}: image_id must be a whole number or text") from error
+        if isinstance(entry.get("file_name"), str):
+            names[PurePath(stem(entry["file_name"])).name] = key
+        yield key, place, end, number
+        between = _BETWEEN.match(text, end)
+        if between is None:
+            raise ValueError(f"it ends, or is damaged, after entry {number} (byte {end})")
+        sign, place, number = between[1], between.end(), number + 1
+
+
+def _entries(path: Path, spans: Sequence[Span]) -> Iterator[tuple[int, dict]]:
+    """A picture's entries, each with its number in the file."""
+    try:
+        with open(path, "rb") as file:
+            for start, end, number in spans:
+                file.seek(start)
+                yield from enumerate(json.loads(b"[%b]" % file.read(end - start)), start=number)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: has changed while it was in use: {reason(error)}") from error
+
+
+# ---- the masks
+
+
+def _code(entry: dict, shape: Sequence[int], where: str) -> dict:
+    """An entry's mask as pycocotools decodes it: {"size": [H, W], "counts": bytes}."""
+    code = entry.get("segmentation")
+    if code is None and "bbox" in entry:
+        raise InputError(f"{where}: has a box only, and a mask cannot be made of it; get the file with segmentations")
+    if isinstance(code, list):
+        return _of_polygons(code, shape, where)
+    if not isinstance(code, dict) or not {"size", "counts"} <= set(code):
+        raise InputError(f"{where}: segmentation must be an object with 'size' and 'counts', or a list of polygons")
+    if not isinstance(code["size"], list):
+        raise InputError(f"{where}: size must be [height, width]")
+    check_size(code["size"], shape, where)
+    height, width = shape
+    counts = code["counts"]
+    if isinstance(counts, list) and all(type(n) is int and 0 <= n <= height * width for n in counts):
+        total, code = sum(counts), {"size": [height, width], "counts": counts}
+        code = coco_mask.frPyObjects(code, height, width) if total == height * width else code
+    elif isinstance(counts, str) and counts.isascii():
+        code = {"size": [height, width], "counts": counts.encode()}
+        total = _total(np.frombuffer(code["counts"], np.uint8))
+    else:
+        raise InputError(f"{where}: counts must be the run-length code as text, or a list of runs")
+    # pycocotools does not look: of a code that ends too soon it hands out what the memory held before.
+    if total != height * width:
+        raise InputError(f"{where}: the run-length code is damaged: it is not one of {by(shape)} pixels")
+    return code
+
+
+def _of_polygons(polygons: list, shape: Sequence[int], where: str) -> dict:
+    for polygon in polygons:
+        # pycocotools takes four numbers for a box.
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise InputError(f"{where}: a polygon must be a list of at least three points, x and y each")
+        if not all(type(n) in (int, float) and abs(n) < 1 << 20 for n in polygon):
+            raise InputError(f"{where}: a polygon holds something that is no number, or too large a one")
+    if not polygons:
+        return coco_mask.encode(np.zeros(shape, np.uint8, order="F"))
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, *shape))
+
+
+@njit(cache=True)
+def _total(code):
+    """How many pixels a compressed run-length code describes; -1 if it is none.
+
+    A number is written in groups of 5 bits, the lowest first, each as a character from '0' on; bit 5 tells that more
+    follow, and bit 4 of the last group is the sign. From the fourth number on, each is the difference to the one two
+    before it.
+    """
+    total, number, shift = 0, 0, 0
+    last, before, count = 0, 0, 0
+    for character in code:
+        group = np.int64(character) - 48
+        if group < 0 or group > 63 or shift > 30:
+            return -1
+        number |= (group & 31) << shift
+        shift += 5
+        if group & 32 == 0:
+            if group & 16:
+                number -= 1 << shift
+            if count > 2:
+                number += before
+            if number < 0:
+                return -1
+            total, before, last = total + number, last, number
+            number, shift, count = 0, 0, count + 1
+    return total if shift == 0 else -1
