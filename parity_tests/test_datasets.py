@@ -163,6 +163,8 @@ def test_the_order_of_classes(tmp_path):
 def test_folder_splits_are_subfolders(tmp_path):
     write_folder(tmp_path / "val", "file,labels\na.png,dog\n", pictures=("a.png",))
     assert len(open_dataset(tmp_path, "val")) == 1
+    with pytest.raises(InputError, match="has no split 'pets'; choose 'val'"):
+        open_dataset(tmp_path, "pets")
     write_folder(tmp_path, "file,labels\na.png,dog\n")
     with pytest.raises(InputError, match="has no split 'train'"):
         open_dataset(tmp_path, "train")
@@ -417,8 +419,8 @@ def test_what_is_no_dataset(tmp_path, scenes):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(InputError, match="not a dataset of a known format"):
         open_dataset(tmp_path / "a.txt")
-    with pytest.raises(InputError, match="format 'voc' is not known; choose one of folder, synthetic, bbbc038"):
-        open_dataset(scenes, format="voc")
+    with pytest.raises(InputError, match="format 'pets' is not known; choose one of folder, synthetic, voc, sbd, coco"):
+        open_dataset(scenes, format="pets")
     with pytest.raises(InputError, match="split is 'test'"):
         open_dataset(scenes, "test")
     with pytest.raises(InputError, match=r"has no synthetic.json"):

@@ -1,27 +1,35 @@
 """Datasets on disk behind one shape: a sequence of `Sample` with `class_names`, in a fixed order.
 
-`open_dataset` looks at a path and picks the loader; `make_synthetic` writes drawn scenes that need no download.
-Image-level labels come from label tables (or, for BBBC038, from tiles); instance masks are read for evaluation only.
+`open_dataset` looks at a path and picks the loader; `make_synthetic` writes drawn scenes that need no download; `check`
+reads every file of a data set and reports what is wrong. Image-level labels come from label tables and annotations (for
+BBBC038 from tiles); masks and boxes are read for evaluation only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prm import InputError
 
-from . import bbbc038, folder, synthetic
-from .base import Sample, Stretched, check_split, existing
+from . import bbbc038, coco, folder, synthetic, voc
+from .base import Boxes, Instances, Sample, Stretched, existing, refuse
 from .bbbc038 import BBBC038, Tiles, tile_arrays
+from .coco import CocoDataset
 from .folder import FolderDataset
 from .synthetic import SyntheticDataset, draw_scene, make_synthetic
+from .voc import SbdDataset, VocDataset
 
 __all__ = [
     "BBBC038",
+    "Boxes",
+    "CocoDataset",
     "FolderDataset",
+    "Instances",
     "Sample",
+    "SbdDataset",
     "Stretched",
     "SyntheticDataset",
     "Tiles",
+    "VocDataset",
     "draw_scene",
     "make_synthetic",
     "open_dataset",
@@ -32,37 +40,55 @@ __all__ = [
 FORMATS = {
     "folder": (folder.looks_like, FolderDataset, "a folder with labels.csv"),
     "synthetic": (synthetic.looks_like, SyntheticDataset, "a folder with synthetic.json"),
+    "voc": (voc.looks_like, VocDataset, "VOCdevkit, or VOC<year> with JPEGImages and ImageSets"),
+    "sbd": (voc.looks_like_sbd, SbdDataset, "benchmark_RELEASE, or its dataset/ with img, cls and inst"),
+    "coco": (coco.looks_like, CocoDataset, "a folder with annotations/instances_*.json, or such a .json"),
     "bbbc038": (bbbc038.looks_like, BBBC038, "a folder or .zip with stage1_train/<id>/images/<id>.png"),
 }
 
 
-def open_dataset(path, split: str | None = None, format: str | None = None, class_names: Sequence[str] | None = None):
+def open_dataset(
+    path,
+    split: str | None = None,
+    format: str | None = None,
+    class_names: Sequence[str] | None = None,
+    report: Callable[[InputError], object] = refuse,
+):
     """The dataset at `path`.
 
     Arguments:
-        path: a folder or .zip file.
-        split: "train", "val", or None for everything. For format "folder" the splits are its subfolders.
-        format: "folder", "synthetic" or "bbbc038"; None looks at the path.
+        path: a folder, .json or .zip file.
+        split: the part to open, as the data set names it, or None for everything. "train" and "val" are known to
+            folders (which have splits of the user's naming, as subfolders), drawn scenes, VOC, SBD, COCO and BBBC038.
+        format: "folder", "synthetic", "voc", "sbd", "coco" or "bbbc038"; None looks at the path.
         class_names: class names in the order of a trained classifier; labels then index into them.
+        report: called with every bad entry of the data set's lists, which is then left out; by default it is raised.
 
-    Returns: an object with `class_names`, `len()` and `[i]` -> `Sample`, in a fixed order.
-    Raises: `prm.InputError` if nothing is there, the format is not recognised, or the contents are not usable.
+    Returns: an object with `class_names`, `len()` and `[i]` -> `Sample`, in a fixed order. It can be pickled.
+    Raises: `prm.InputError` if nothing is there, the format is not recognised, the data set does not have the split,
+        or the contents are not usable.
     """
     path = existing(path)
-    check_split(split)
     if format is not None and format not in FORMATS:
         raise InputError(f"dataset format {format!r} is not known; choose one of {', '.join(FORMATS)}")
     if format is None:
         format = _detect(path, split)
-    return FORMATS[format][1](path, split=split, class_names=class_names)
+    return FORMATS[format][1](path, split=split, class_names=class_names, report=report)
 
 
 def _detect(path: Path, split: str | None) -> str:
-    for name, (looks_like, _, _) in FORMATS.items():
-        if looks_like(path, split):
-            return name
-    parts = [part for part in ("train", "val") if folder.looks_like(path / part)]
+    found = [name for name, (looks_like, _, _) in FORMATS.items() if looks_like(path, split)]
+    if found and (len(found) == 1 or found[0] in _OWN):
+        return found[0]
+    if found:
+        raise InputError(f"{path}: holds several data sets ({', '.join(found)}); name the folder of one of them")
+    parts = sorted(table.parent.name for table in path.glob("*/labels.csv")) if path.is_dir() else []
+    if parts and split is not None:
+        raise InputError(f"{path}: has no split {split!r}; choose {' or '.join(map(repr, parts))}")
     if parts:
         raise InputError(f"{path}: has no labels.csv of its own; choose the split {' or '.join(map(repr, parts))}")
     looked_for = "; ".join(f"{name}: {what}" for name, (_, _, what) in FORMATS.items())
     raise InputError(f"{path}: not a dataset of a known format ({looked_for})")
+
+
+_OWN = ("folder", "synthetic")  # their marks are clear, whatever else lies beside

@@ -53,14 +53,15 @@ class BBBC038:
         path: the zip file, or the unpacked folder (`stage1_train` or the folder around it).
         split: "train", "val" or None; see `in_split`.
         class_names: None or ("nucleus",).
+        report: what to do with masks that have no picture; by default they are passed over.
 
     Raises: `prm.InputError` if the layout is not found or a file is broken.
     """
 
     class_names = CLASS_NAMES
 
-    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None):
-        check_split(split)
+    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=None):
+        check_split(path, split, ("train", "val"))
         if class_names is not None and tuple(class_names) != CLASS_NAMES:
             raise InputError(f"{path}: has the one class 'nucleus'; the classifier knows {', '.join(class_names)}")
         self._files = _Files(existing(path))
@@ -78,6 +79,9 @@ class BBBC038:
         if not self._ids:
             wanted = "stage1_train/<id>/images/<id>.png"
             raise InputError(f"{path}: no picture {wanted} found" + (f" for split {split!r}" if split else ""))
+        for identifier in sorted(set(self._masks) - set(self._images)) if report is not None else ():
+            where = self._files.where(self._masks[identifier][0])
+            report(InputError(f"{where}: mask of a picture that is missing; unpack or download the set again"))
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -7,21 +7,19 @@
 `file` is relative to the folder. Several labels are separated by `;` or, if the field holds no `;`, by spaces (so a
 name with a space is written `traffic light;`). No label at all is a picture without any of the classes. `difficult`
 lists classes that training should neither count as present nor as absent. Splits are subfolders of this very layout,
-`train/` and `val/`.
+such as `train/` and `val/`.
 """
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from prm import InputError
 
-from .base import Sample, check_split, existing, read_picture
+from .base import Boxes, Instances, Sample, class_indices, existing, read_names, read_picture, refuse
+from .coco import AnnotationFile
 
 
 def looks_like(path: Path, split: str | None = None) -> bool:
@@ -38,21 +36,23 @@ class FolderDataset:
         path: the folder.
         split: None for the folder itself, or the name of the subfolder to read instead.
         class_names: the classes, in order, of a trained classifier; None takes classes.txt, or else the sorted names.
+        report: what to do with a bad line of the table; by default it is raised.
 
     Raises: `prm.InputError` for a table, class list, picture file or annotation that cannot be used.
     """
 
-    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None):
-        check_split(split)
+    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
         self.path = existing(path)
         if split is not None:
-            whole = self.path
+            offered = sorted(table.parent.name for table in self.path.glob("*/labels.csv"))
+            if split not in offered:
+                others = f" (it has {', '.join(map(repr, offered))})" if offered else ""
+                hint = "; for the folder itself say --split all" if (self.path / "labels.csv").is_file() else ""
+                missing = self.path / split / "labels.csv"
+                raise InputError(f"{path}: has no split {split!r}{others}; {missing} is missing{hint}")
             self.path = self.path / split
-            if not (self.path / "labels.csv").is_file():
-                hint = "; for the folder itself say --split all" if (whole / "labels.csv").is_file() else ""
-                raise InputError(f"{path}: has no split {split!r}; {self.path / 'labels.csv'} is missing{hint}")
         table = self.path / "labels.csv"
-        rows = _read_table(table)
+        rows = _read_table(table, report)
         if class_names is None:
             class_names = _read_classes(self.path / "classes.txt")
         if class_names is None:
@@ -60,7 +60,13 @@ class FolderDataset:
             if not class_names:
                 raise InputError(f"{table}: no picture has a label; add labels, or name the classes in classes.txt")
         self.class_names = tuple(class_names)
-        self._rows = [self._resolve(table, *row) for row in rows]
+        self._report = report
+        self._rows = []
+        for row in rows:
+            try:
+                self._rows.append(self._resolve(table, *row))
+            except InputError as problem:
+                report(problem)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,7 +78,8 @@ class FolderDataset:
             labels=labels,
             difficult=difficult,
             read=lambda: read_picture(self.path / file),
-            read_instances=lambda: self._read_instances(file),
+            read_instances=lambda: self._read(AnnotationFile.instances, file),
+            read_boxes=lambda: self._read(AnnotationFile.boxes, file),
         )
 
     def _resolve(self, table: Path, line: int, file: str, labels: list[str], difficult: list[str]):
@@ -80,30 +87,29 @@ class FolderDataset:
         where = f"{table} line {line}"
         if not (self.path / file).is_file():
             raise InputError(f"{where}: picture {self.path / file} does not exist; correct the name or remove the line")
-        for name in [*labels, *difficult]:
-            if name not in self.class_names:
-                raise InputError(f"{where}: unknown class {name!r}; known classes: {', '.join(self.class_names)}")
+        index = class_indices([*labels, *difficult], self.class_names, where)
         both = set(labels) & set(difficult)
         if both:
             raise InputError(f"{where}: {min(both)!r} is in both 'labels' and 'difficult'; keep it in one of them")
-        return file, *(tuple(sorted({self.class_names.index(n) for n in names})) for names in (labels, difficult))
+        return file, *(tuple(sorted({index[name] for name in names})) for names in (labels, difficult))
 
-    def _read_instances(self, file: str) -> tuple[np.ndarray, np.ndarray] | None:
+    def _read(self, what, file: str) -> Instances | Boxes | None:
+        """What the method `what` of `AnnotationFile` answers for a picture; None without instances.json."""
         if self._annotations is None:
             return None
-        if file not in self._annotations:
-            raise InputError(f"{self.path / 'instances.json'}: no entry in 'images' for {file}; add it")
-        return self._annotations[file](self.class_names)
+        if file not in self._annotations.images:
+            raise InputError(f"{self._annotations.path}: no entry in 'images' for {file}; add it")
+        return what(self._annotations, file, self.class_names)
 
     @cached_property
-    def _annotations(self) -> dict | None:
+    def _annotations(self) -> AnnotationFile | None:
         # Opened at the first request for a mask and not before: training works with the file absent.
         path = self.path / "instances.json"
-        return _read_coco(path) if path.is_file() else None
+        return AnnotationFile(path, self._report) if path.is_file() else None
 
 
-def _read_table(path: Path) -> list[tuple[int, str, list[str], list[str]]]:
-    """The rows of labels.csv as (line number, file, label names, difficult names)."""
+def _read_table(path: Path, report=refuse) -> list[tuple[int, str, list[str], list[str]]]:
+    """The rows of labels.csv as (line number, file, label names, difficult names), less those given to `report`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
@@ -124,10 +130,13 @@ def _read_table(path: Path) -> list[tuple[int, str, list[str], list[str]]]:
     for number, fields in lines[1:]:
         # A line without the last comma is a picture without labels (or without difficult classes).
         if len(fields) > len(header) or not fields[0]:
-            raise InputError(f"{path} line {number}: expected {','.join(header)!r}, found {','.join(fields)!r}")
+            report(InputError(f"{path} line {number}: expected {','.join(header)!r}, found {','.join(fields)!r}"))
+            continue
         file, labels, difficult = [*fields, "", ""][:3]
         if file in seen:
-            raise InputError(f"{path} line {number}: {file} is already listed on line {seen[file]}; keep one of them")
+            message = f"{file} is already listed on line {seen[file]}; keep one of them"
+            report(InputError(f"{path} line {number}: {message}"))
+            continue
         seen[file] = number
         rows.append((number, file, _names(labels), _names(difficult)))
     return rows
@@ -142,59 +151,10 @@ def _read_classes(path: Path) -> list[str] | None:
     """The names in classes.txt, or None where there is no such file."""
     if not path.is_file():
         return None
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    names = read_names(path)
     if not names:
         raise InputError(f"{path}: is empty; write one class name a line, or remove the file")
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise InputError(f"{path}: class {twice[0]!r} is listed twice; keep one of them")
     return names
-
-
-def _read_coco(path: Path) -> dict:
-    """File name -> function(class_names) -> ((K, H, W) bool masks, (K,) int64 labels), from COCO annotations.
-
-    Crowd regions (`iscrowd` = 1) cover an unknown number of objects and are left out.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        categories = {entry["id"]: entry["name"] for entry in content["categories"]}
-        images = {entry["id"]: (entry["file_name"], entry["height"], entry["width"]) for entry in content["images"]}
-        of_image: dict = {key: [] for key in images}
-        for entry in content["annotations"]:
-            if not entry.get("iscrowd", 0):
-                of_image[entry["image_id"]].append((categories[entry["category_id"]], entry["segmentation"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        detail = f"key {error} is missing or unknown" if isinstance(error, KeyError) else error
-        raise InputError(f"{path}: not COCO instance annotations ({detail}); correct or remove the file") from None
-
-    def reader(key):
-        file, height, width = images[key]
-        return lambda class_names: _decode(f"{path}: {file}", of_image[key], height, width, class_names)
-
-    return {images[key][0]: reader(key) for key in images}
-
-
-def _decode(where: str, entries: list, height: int, width: int, class_names: Sequence[str]):
-    """(masks, labels) of one picture; `entries` are (category name, COCO segmentation)."""
-    from pycocotools import mask as coco
-
-    masks = np.zeros((len(entries), height, width), dtype=bool)
-    labels = np.zeros(len(entries), dtype=np.int64)
-    for k, (name, segmentation) in enumerate(entries):
-        if name not in class_names:
-            raise InputError(f"{where}: unknown class {name!r}; known classes: {', '.join(class_names)}")
-        labels[k] = class_names.index(name)
-        try:
-            # Polygons (a list) and uncompressed runs (counts as a list) become compressed run-length codes first.
-            if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
-                segmentation = coco.frPyObjects(segmentation, height, width)
-            if isinstance(segmentation, list):
-                segmentation = coco.merge(segmentation)
-            masks[k] = coco.decode(segmentation)
-        except Exception as error:  # pycocotools raises bare Exception, TypeError and ValueError alike
-            raise InputError(f"{where}: segmentation {k} cannot be decoded ({error}); correct it") from None
-    return masks, labels

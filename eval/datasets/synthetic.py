@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 from prm import InputError
 from prm.files import atomic_write, reason
 
-from .base import Sample, check_split, existing
+from .base import Sample, check_split, existing, refuse
 from .folder import FolderDataset
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "cross")
@@ -92,19 +92,21 @@ def make_synthetic(out, train: int = 600, val: int = 200, seed: int = 0, size: i
 class SyntheticDataset:
     """Scenes written by `make_synthetic`: split "train", "val", or None for both, one after the other.
 
+    `report` is what to do with a bad line or a wrong count; by default it is raised.
+
     Raises: `prm.InputError` if the folder is incomplete or its contents do not fit `class_names`.
     """
 
-    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None):
-        check_split(split)
+    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
         path = existing(path)
+        check_split(path, split, SPLITS)
         if not (path / "synthetic.json").is_file():
             raise InputError(f"{path}: has no synthetic.json; write the scenes again (an interrupted run leaves none)")
         record = _read_record(path / "synthetic.json")
-        self._parts = [FolderDataset(path, part, class_names) for part in SPLITS if split in (None, part)]
+        self._parts = [FolderDataset(path, part, class_names, report) for part in SPLITS if split in (None, part)]
         expected = sum(record[part] for part in SPLITS if split in (None, part))
         if len(self) != expected:
-            raise InputError(f"{path}: holds {len(self)} scenes, synthetic.json says {expected}; write them again")
+            report(InputError(f"{path}: holds {len(self)} scenes, synthetic.json says {expected}; write them again"))
         self.class_names = self._parts[0].class_names
 
     def __len__(self) -> int:

@@ -1,0 +1,309 @@
+"""COCO: instance annotations in JSON, as of the 2014 and 2017 sets or as any labelling tool exports them.
+
+    coco/annotations/instances_train2017.json    or instances_minival2014.json, ...: one file a split
+    coco/train2017/000000000009.jpg              or coco/images/train2017/..., or train2014/COCO_train2014_0....jpg
+    mine/labels.json                             a file of this format by itself: its pictures lie beside it, in
+                                                 images/, or in a folder of the file's name less "instances_"
+
+Image-level labels are the categories of a picture's instances. A category that shows only as a crowd (`iscrowd`) is
+difficult. Classes are ordered by ascending category id.
+
+COCO's coordinates are continuous: pixel i reaches from i to i + 1, and a `bbox` (x, y, w, h) covers x to x + w. Here
+boxes have inclusive ends in whole pixels' positions, so it becomes x0 = x, x1 = x + w - 1 (w pixels, from x on; never
+less than one pixel), and the same for y. Nothing is rounded.
+
+`AnnotationFile` is also what reads the instances.json of a `folder` dataset.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prm import InputError
+from prm.files import reason
+
+from .base import Boxes, Instances, Sample, check_split, class_indices, existing, read_picture, refuse, tight_boxes
+
+_FILE = re.compile(r"instances_(?P<split>.+?)(?P<year>\d{4})?\.json")
+
+
+def looks_like(path: Path, split: str | None = None) -> bool:
+    """Whether `path` is a .json file or holds annotations/instances_*.json."""
+    return path.suffix.lower() == ".json" if path.is_file() else any(path.glob("annotations/instances_*.json"))
+
+
+class CocoDataset:
+    """Pictures of one annotation file, in its order, or of all those of a folder; see the module's text.
+
+    Arguments:
+        path: the folder that holds `annotations`, or one .json file.
+        split: for a folder, the part of the file name between "instances_" and the year, as "train", "val" or
+            "minival", with the year where there are several ("val2014"). None: all files in the order of their names,
+            each picture once. A .json file has no splits.
+        class_names: class names in the order of a trained classifier; None takes those of the files.
+        report: what to do with a bad entry of an annotation file; by default it is raised.
+
+    Raises: `prm.InputError` for files that are not there or not in this format, and classes the classifier lacks.
+    """
+
+    def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
+        self.path = existing(path)
+        self._parts = [(AnnotationFile(file, report), folders) for file, folders in _annotation_files(self.path, split)]
+        # The first file that lists a picture describes it: minival's pictures, for one, are also val's.
+        described = {name: part for part in reversed(range(len(self._parts))) for name in self._parts[part][0].images}
+        self._files = [
+            (name, part) for part, (file, _) in enumerate(self._parts) for name in file.images
+            if described[name] == part
+        ]  # fmt: skip
+        if not self._files:
+            raise InputError(f"{self.path}: lists no picture; 'images' is empty")
+        if class_names is None:
+            class_names = self._parts[0][0].class_names
+        self.class_names = tuple(class_names)
+        for file, _ in self._parts:
+            class_indices(file.used, self.class_names, file.path)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, part = self._files[index]
+        file, folders = self._parts[part]
+        labels, difficult = file.labels(name, self.class_names)
+        return Sample(
+            name=name,
+            labels=labels,
+            difficult=difficult,
+            read=lambda: read_picture(_find(name, folders, file.path)),
+            read_instances=lambda: file.instances(name, self.class_names),
+            read_boxes=lambda: file.boxes(name, self.class_names),
+        )
+
+    def flaws(self, index: int) -> list[str]:
+        """Where a picture's size is not as stated; for a file with masks `Sample` itself says so."""
+        name, part = self._files[index]
+        file, folders = self._parts[part]
+        stated, found = file.images[name], read_picture(_find(name, folders, file.path)).shape[:2]
+        if file.has_masks or stated == found:
+            return []
+        sizes = " but the picture is ".join(f"{h}x{w}" for h, w in (stated, found))
+        return [f"{file.path}: {name} is {sizes}; correct the entry (height x width)"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One annotation."""
+
+    category: str
+    crowd: bool
+    segmentation: list | dict | None
+    box: tuple[float, ...] | None
+    area: float | None
+
+
+class AnnotationFile:
+    """COCO instance annotations, read once and kept by picture.
+
+    path: the .json file. report: what to do with an entry that cannot be used; by default it is raised.
+    Raises: `prm.InputError` where the file as a whole is not of this format.
+    """
+
+    def __init__(self, path: Path, report: Callable[[InputError], None] = refuse):
+        self.path = path
+        try:
+            content = json.loads(path.read_bytes())
+            categories = {entry["id"]: entry["name"] for entry in content["categories"]}
+            listed = {entry["id"]: _size(entry) for entry in content["images"]}
+            annotations = content["annotations"]
+            self.class_names = tuple(categories[key] for key in sorted(categories))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise _unusable(path, error) from None
+        if len(set(self.class_names)) < len(self.class_names):
+            raise InputError(f"{path}: two entries of 'categories' have the same name; rename one of them")
+        self.images: dict[str, tuple[int, int]] = {}
+        self._entries: dict[str, list[_Entry]] = {}
+        for name, *size in listed.values():
+            if name in self.images:
+                report(InputError(f"{path}: {name} is listed twice in 'images'; keep one of the entries"))
+            self.images[name] = tuple(size)
+            self._entries[name] = []
+        for entry in annotations:
+            try:
+                self._entries[listed[entry["image_id"]][0]].append(_entry(entry, categories))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                report(_unusable(path, error, entry))
+        self.used = sorted({entry.category for entries in self._entries.values() for entry in entries})
+        """Names of the categories that annotations have."""
+        # A file of boxes alone has no masks to offer; where there is nothing at all, "no instance" is an answer.
+        self.has_masks = not annotations or any(e.segmentation for es in self._entries.values() for e in es)
+
+    def labels(self, name: str, class_names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(class indices of the instances of picture `name`, of what shows only in crowds), both ascending."""
+        entries = self._entries[name]
+        index = class_indices({entry.category for entry in entries}, class_names, f"{self.path}: {name}")
+        present = {index[entry.category] for entry in entries if not entry.crowd}
+        return tuple(sorted(present)), tuple(sorted(set(index.values()) - present))
+
+    def instances(self, name: str, class_names: Sequence[str]) -> Instances | None:
+        """The instances and crowds of picture `name`; None where the file describes boxes alone."""
+        if not self.has_masks:
+            return None
+        entries = self._entries[name]
+        index = class_indices((entry.category for entry in entries), class_names, f"{self.path}: {name}")
+        masks = np.zeros((len(entries), *self.images[name]), dtype=bool)
+        for k in range(len(entries)):
+            masks[k] = self._mask(name, k)
+        labels = np.array([index[entry.category] for entry in entries], dtype=np.int64)
+        crowd = np.array([entry.crowd for entry in entries], dtype=bool)
+        areas = [entry.area for entry in entries if not entry.crowd]
+        return Instances(
+            masks=masks[~crowd],
+            labels=labels[~crowd],
+            areas=None if None in areas else np.array(areas, dtype=np.float64),
+            crowd=(masks[crowd], labels[crowd]),
+        )
+
+    def boxes(self, name: str, class_names: Sequence[str]) -> Boxes:
+        """The boxes of picture `name` in the order of its annotations; where `bbox` is missing, that of the mask."""
+        entries = self._entries[name]
+        index = class_indices((entry.category for entry in entries), class_names, f"{self.path}: {name}")
+        found = []
+        for k, entry in enumerate(entries):
+            if entry.box is not None:
+                x, y, width, height = entry.box
+                found.append((x, y, x + max(width - 1, 0), y + max(height - 1, 0), k))
+            elif (mask := self._mask(name, k)).any():
+                found.append((*tight_boxes(mask[None])[0], k))
+        rows = np.array(found, dtype=np.float64).reshape(-1, 5)
+        kept = [entries[int(k)] for k in rows[:, 4]]
+        return Boxes(
+            boxes=rows[:, :4],
+            labels=np.array([index[entry.category] for entry in kept], dtype=np.int64),
+            difficult=np.array([entry.crowd for entry in kept], dtype=bool),
+        )
+
+    def _mask(self, name: str, k: int) -> np.ndarray:
+        """(H, W) bool mask of annotation `k` of picture `name`."""
+        from pycocotools import mask as coco
+
+        segmentation, (height, width) = self._entries[name][k].segmentation, self.images[name]
+        try:
+            # pycocotools would take a list whose first polygon has four numbers for a list of boxes.
+            if isinstance(segmentation, list) and any(len(polygon) < 6 for polygon in segmentation):
+                raise ValueError("a polygon has fewer than three corners")
+            if not isinstance(segmentation, list):
+                counts, size = segmentation["counts"], "x".join(map(str, segmentation["size"]))
+                if size != f"{height}x{width}":
+                    raise ValueError(f"its size is {size}, that of the picture {height}x{width}")
+                # Beyond the last run pycocotools would hand out memory as it found it.
+                runs = counts if isinstance(counts, list) else _runs(counts)
+                if sum(runs) != height * width:
+                    raise ValueError(f"its runs cover {sum(runs)} of {height}x{width} pixels")
+                if min(runs, default=0) < 0:
+                    raise ValueError("a run is shorter than nothing")
+            # Polygons (a list) and uncompressed runs (counts as a list) become compressed run-length codes first.
+            if isinstance(segmentation, list) or isinstance(counts, list):
+                segmentation = coco.frPyObjects(segmentation, height, width)
+            if isinstance(segmentation, list):
+                segmentation = coco.merge(segmentation)
+            return coco.decode(segmentation).astype(bool)
+        except Exception as error:  # pycocotools raises bare Exception, TypeError and ValueError alike
+            where = f"{self.path}: {name}"
+            raise InputError(f"{where}: segmentation {k} cannot be decoded ({reason(error)}); correct it") from None
+
+
+def _runs(code: str) -> list[int]:
+    """The lengths of the runs in COCO's text: groups of five bits, the least first, from "0" on.
+
+    Bit 5 says that the number goes on, bit 4 of the last group is its sign; from the fourth run on, what is written is
+    the difference to the run two places before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for group in code.encode("ascii"):
+        group -= ord("0")
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            value -= (group & 16) >> 4 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
+
+
+def _size(entry: dict) -> tuple[str, int, int]:
+    """(file name, height, width) of an entry of "images"."""
+    return entry["file_name"], int(entry["height"]), int(entry["width"])
+
+
+def _entry(entry: dict, categories: dict) -> _Entry:
+    box, area, segmentation = entry.get("bbox"), entry.get("area"), entry.get("segmentation") or None
+    if isinstance(segmentation, list):
+        # A quarter of the memory of lists: the official training set has millions of corners.
+        segmentation = [np.array(polygon, dtype=np.float64) for polygon in segmentation]
+    if box is not None and len(box) != 4:
+        raise ValueError(f"'bbox' has {len(box)} numbers, not 4")
+    return _Entry(
+        category=categories[entry["category_id"]],
+        crowd=bool(entry.get("iscrowd", 0)),
+        segmentation=segmentation,
+        box=None if box is None else tuple(map(float, box)),
+        area=None if area is None else float(area),
+    )
+
+
+def _unusable(path: Path, error: Exception, entry=None) -> InputError:
+    detail = f"key {error} is missing or unknown" if isinstance(error, KeyError) else reason(error)
+    what = f" in annotation {entry.get('id')}" if isinstance(entry, dict) else ""
+    return InputError(f"{path}: not COCO instance annotations ({detail}{what}); correct or remove the file")
+
+
+def _annotation_files(path: Path, split: str | None) -> list[tuple[Path, list[Path]]]:
+    """The annotation files of a split, each with the folders its pictures may lie in."""
+    if path.is_file():
+        check_split(path, split, ())
+        stem = path.stem.removeprefix("instances_")
+        # The last two serve a file named out of the annotations folder of the official layout.
+        around = path.parent.parent
+        places = [path.parent, path.parent / "images", path.parent / stem, around / stem, around / "images" / stem]
+        return [(path, places)]
+    found = {}
+    for file in sorted(path.glob("annotations/instances_*.json")):
+        match = _FILE.fullmatch(file.name)
+        years = [match["year"]] if match["year"] else []
+        # Parts that others cut out of the official ones, as minival2014, have their pictures where those have them.
+        stems = [match["split"] + "".join(years), *(f"{official}{year}" for year in years for official in _OFFICIAL)]
+        found[file] = match, [path / top / stem for stem in stems for top in ("", "images")] + [path / "images", path]
+    if not found:
+        raise InputError(f"{path}: has no annotations/instances_<split><year>.json; check the path to the dataset")
+    names: dict[str, list[Path]] = {}  # "val" -> files, and "val2014" -> the one
+    for file, (match, _) in found.items():
+        for name in dict.fromkeys((match["split"], match["split"] + (match["year"] or ""))):
+            names.setdefault(name, []).append(file)
+    if split is None:
+        years = {match["year"] for match, _ in found.values()}
+        if len(years) > 1:
+            listed = ", ".join(file.name for file in found)
+            raise InputError(f"{path}: has several years ({listed}); choose one of its splits, as '{max(names)}'")
+        return [(file, places) for file, (_, places) in found.items()]
+    check_split(path, split, sorted(names))
+    if len(names[split]) > 1:
+        longer = " or ".join(repr(found[f][0]["split"] + (found[f][0]["year"] or "")) for f in names[split])
+        raise InputError(f"{path}: has split {split!r} of several years; choose {longer}")
+    return [(file, found[file][1]) for file in names[split]]
+
+
+_OFFICIAL = ("val", "train")
+
+
+def _find(name: str, folders: list[Path], where: Path) -> Path:
+    """The picture's file."""
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
+    raise InputError(f"{where}: picture {name} is in none of {looked}; put it there or remove its entry")
