@@ -61,11 +61,14 @@ class Choice:
 
 
 @torch.no_grad()
-def walk(segmenter: Segmenter, image: np.ndarray, settings: SegmentationSettings | None = None) -> Walk:
-    """Walk back from the peaks of a picture (H, W, 3) uint8 that pass `settings` (default: the segmenter's)."""
+def walk(segmenter: Segmenter, image: np.ndarray, *settings: SegmentationSettings) -> Walk:
+    """Walk back from the peaks of a picture (H, W, 3) uint8 that pass any of `settings` (default: the segmenter's)."""
     run = segmenter.prepare([image], segmenter.input_size(*image.shape[:2]))
     maps = run.maps[0]
-    scores, peaks, share = segmenter.peaks(maps, settings)
+    scores, several, shares = zip(*(segmenter.peaks(maps, one) for one in settings or (None,)))
+    scores, share = scores[0], torch.cat(shares)
+    peaks, index = torch.cat(several).unique(dim=0, return_inverse=True)
+    share = share.new_empty(len(peaks)).scatter(0, index, share)
     walked = run.prms(torch.cat([torch.zeros_like(peaks[:, :1]), peaks], dim=1))
     peaks, share, prms = (t[~walked.empty] for t in (peaks, share, walked.prms))
     response = enlarge(maps, segmenter.settings.upsample)[tuple(peaks.T)]

@@ -22,6 +22,14 @@ PEAK_SHARE = 0.5  # of the peak's own response: a lower cut joins neighbouring p
 # ---- boxes
 
 
+def instance_boxes(masks: np.ndarray) -> np.ndarray:
+    """(K, 4) int64 boxes around masks (K, H, W) bool; the box of an empty mask holds nothing either: 0, 0, -1, -1."""
+    boxes = np.full((len(masks), 4), [0, 0, -1, -1], dtype=np.int64)
+    shown = masks.any(axis=(1, 2))
+    boxes[shown] = tight_boxes(masks[shown])
+    return boxes
+
+
 def enlarged(response: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Class response maps (C, h, w) at the picture's size (C, H, W): bilinear, corners not aligned."""
     return F.interpolate(response[None].float(), size, mode="bilinear", align_corners=False)[0].cpu().numpy()

@@ -63,7 +63,8 @@ def claims_table(runs: Runs) -> Table:
     rows = [(c.table, c.text, c.verdict, c.difference) for c in claims(runs)]
     note = ("Points of the mean difference between runs of one seed, and its 95 % interval by Student's t over the "
             "seeds; not decided where that holds zero, or with fewer than two seeds.")  # fmt: skip
-    return Table(f"The paper's claims, here: {runs.label}", ("", "claim", "verdict", "difference"), rows, [note])
+    columns = tuple(("", name) for name in ("", "claim", "verdict", "difference"))
+    return Table(f"The paper's claims, here: {runs.label}", columns, rows, [note])
 
 
 def _judged(table: str, text: str, runs: Runs, better: tuple, worse: tuple, other: str) -> Claim:

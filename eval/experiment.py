@@ -30,8 +30,8 @@ from prm.accelerated.retrieval import suppression
 from prm.files import atomic_write
 
 from .algorithm1 import Choice, Walk, choose, fit, walk
-from .boxes import best_overlapping, cam_boxes, ellipses, enlarged, peak_boxes, rectangles
-from .datasets.base import VOID, tight_boxes
+from .boxes import best_overlapping, cam_boxes, ellipses, enlarged, instance_boxes, peak_boxes, rectangles
+from .datasets.base import VOID
 from .metrics import confusion, merge_instances, response_record, strongest_points
 from .pipeline import in_order, threads
 
@@ -90,16 +90,16 @@ class Study:
 
     name: str
     size: tuple[int, int]
-    scores: np.ndarray
-    """(C,) float64 class scores before the sigmoid."""
     present: np.ndarray
     """(C,) int8: 1 present, 0 absent, -1 nobody says."""
-    points: np.ndarray
-    """(C, 2) int64 x, y of each class's strongest response, pixels of the picture."""
     boxes: np.ndarray | None
     """(B, 4) float64 x0, y0, x1, y1; None where there are none, as for the next two."""
     box_labels: np.ndarray | None
     box_difficult: np.ndarray | None
+    scores: np.ndarray | None = None
+    """(C,) float64 class scores before the sigmoid; None without a network, as for the next one."""
+    points: np.ndarray | None = None
+    """(C, 2) int64 x, y of each class's strongest response, pixels of the picture."""
     truth: Truth | None = None
     """None where the data set has no masks of this picture; what follows is then empty."""
     answers: dict[str, Detections] = field(default_factory=dict)
@@ -116,59 +116,63 @@ class Study:
 # ---- one picture
 
 
-def study(segmenter: Segmenter, num_classes: int, prepared: tuple) -> Study:
-    """Everything about one picture; prepared: (sample, its proposals, seconds they took)."""
+def study(segmenter: Segmenter | None, num_classes: int, prepared: tuple) -> Study:
+    """Everything about one picture; prepared: (sample, its proposals, seconds they took). Without a segmenter only what
+    the ground truth and the proposals say."""
     sample, proposals, spent = prepared
     started = time.perf_counter()
     size = sample.image.shape[:2]
-    found = walk(segmenter, sample.image)
-    maps, scores = enlarged(found.maps, size), found.scores.double().cpu().numpy()
     present = np.zeros(num_classes, dtype=np.int8)
     present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
-    first = Study(sample.name, tuple(size), scores, present, strongest_points(maps), sample.boxes, sample.box_labels,
-                  sample.box_difficult)  # fmt: skip
-    if sample.masks is None:
-        return replace(first, seconds={"proposals": spent, "study": time.perf_counter() - started})
-    truth = Proposals.from_masks(torch.from_numpy(sample.masks))
-    void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
-    answers = _answers(segmenter.settings, sample, found, maps, scores, proposals, truth)
-    own = answers[ANSWER]
-    return replace(
-        first,
-        truth=_truth(sample, truth, proposals),
-        answers={name: _detections(*answer, truth, void) for name, answer in answers.items()},
-        masks=_codes(own[0].masks().numpy()),
-        quality=_quality(found, truth, void, sample.mask_labels),
-        confusion=_confusion(own, sample, num_classes),
-        proposals=len(proposals),
-        seconds={"proposals": spent, "study": time.perf_counter() - started},
-    )
+    one = Study(sample.name, tuple(size), present, sample.boxes, sample.box_labels, sample.box_difficult)
+    if segmenter is not None:
+        found = walk(segmenter, sample.image)
+        maps = enlarged(found.maps, size)
+        one = replace(one, scores=found.scores.double().cpu().numpy(), points=strongest_points(maps))
+    if sample.masks is not None:
+        truth = Proposals.from_masks(torch.from_numpy(sample.masks))
+        void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
+        galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
+        answers = _of_truth(sample, truth, galleries)
+        if segmenter is not None:
+            answers |= _of_network(segmenter.settings, found, maps, one.scores, galleries)
+            own = answers[ANSWER]
+            quality, merged = _quality(found, truth, void, sample.mask_labels), _confusion(own, sample, num_classes)
+            one = replace(one, masks=_codes(own[0].masks().numpy()), quality=quality, confusion=merged)
+        answers = {name: _detections(*answer, truth, void) for name, answer in answers.items()}
+        one = replace(one, truth=_truth(sample, truth, proposals), answers=answers, proposals=len(proposals))
+    return replace(one, seconds={"proposals": spent, "study": time.perf_counter() - started})
 
 
-def _answers(settings: SegmentationSettings, sample, found: Walk, maps, scores, proposals, truth) -> dict[str, tuple]:
-    """For each method of Tables 4 to 6: masks, labels (K,), scores (K,)."""
-    galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
+def _of_truth(sample, truth: Proposals, galleries: dict[str, Proposals]) -> dict[str, tuple]:
+    """The rows of Tables 4 and 6 that need no network: masks, labels (K,), scores (K,)."""
+    labels, ones = sample.mask_labels, np.ones(len(truth))
+    nearest = {f"{TRUE_MASKS}: {name}": _nearest(truth, gallery, labels, ones) for name, gallery in galleries.items()}
+    return nearest | _of_boxes(BOX_SOURCES[0], (instance_boxes(sample.masks), labels, ones), galleries)
+
+
+def _of_network(settings: SegmentationSettings, found: Walk, maps, scores, galleries) -> dict[str, tuple]:
+    """The other rows of Tables 4 to 6: masks, labels (K,), scores (K,)."""
     answers = {}
     for name, gallery in galleries.items():
         fitted = fit(found, gallery, settings)
         answers[f"prm: {name}"] = _chosen(gallery, choose(found, fitted, settings))
-        answers[f"{TRUE_MASKS}: {name}"] = _nearest(truth, gallery, sample.mask_labels, np.ones(len(truth)))
         if name == GALLERIES[0]:
             for without, keep in ABLATED.items():
                 answers[without] = _chosen(gallery, choose(found, fitted, settings, keep))
-    labels = sample.mask_labels
-    sources = (
-        (tight_boxes(sample.masks), labels, np.ones(len(labels))),
-        cam_boxes(maps, scores, settings.class_threshold),
-        _without_rivals(*peak_boxes(maps, found), settings, truth.height, truth.width),
-    )
-    for name, (boxes, labels, values) in zip(BOX_SOURCES, sources):
-        for how, shape in zip(BOX_MASKS, (rectangles, ellipses)):
-            answers[f"{name}: {how}"] = shape(boxes, truth.height, truth.width), labels, values
-        filled = answers[f"{name}: {BOX_MASKS[0]}"][0]
-        for gallery, masks in galleries.items():
-            answers[f"{name}: {gallery}"] = _nearest(filled, masks, labels, values)
-    return answers
+    size = maps.shape[1:]
+    answers |= _of_boxes(BOX_SOURCES[1], cam_boxes(maps, scores, settings.class_threshold), galleries)
+    return answers | _of_boxes(BOX_SOURCES[2], _without_rivals(*peak_boxes(maps, found), settings, *size), galleries)
+
+
+def _of_boxes(source: str, given: tuple, galleries: dict[str, Proposals]) -> dict[str, tuple]:
+    """Every mask that is made from boxes; given: boxes (B, 4), labels (B,), scores (B,)."""
+    boxes, labels, scores = given
+    size = next((gallery.height, gallery.width) for gallery in galleries.values())
+    filled = rectangles(boxes, *size)
+    answers = dict(zip(BOX_MASKS, ((filled, labels, scores), (ellipses(boxes, *size), labels, scores))))
+    answers |= {name: _nearest(filled, gallery, labels, scores) for name, gallery in galleries.items()}
+    return {f"{source}: {name}": answer for name, answer in answers.items()}
 
 
 def _nearest(masks: Proposals, gallery: Proposals, labels: np.ndarray, scores: np.ndarray) -> tuple:
@@ -239,7 +243,7 @@ def _confusion(own: tuple, sample, num_classes: int) -> np.ndarray:
 
 
 def studies(
-    segmenter: Segmenter,
+    segmenter: Segmenter | None,
     samples: Sequence,
     num_classes: int,
     propose: Callable,
@@ -338,7 +342,7 @@ def _load(path: Path) -> Study | None:
             into[path_in[-1]] = arrays.pop(name)
         truth = Truth(masks=page.pop("truth"), **groups["truth"]) if "truth" in page else None
         answers = {method: Detections(**fields) for method, fields in groups["answers"].items()}
-        arrays = {name: None for name in ("confusion", *_BOXES)} | arrays
+        arrays = {name: None for name in _BOXES} | arrays
         page["size"] = tuple(page["size"])
         return Study(**page, **arrays, truth=truth, quality=groups["quality"], answers=answers)
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):

@@ -46,14 +46,15 @@ class Judged:
     figures: dict
     folder: Path
     samples: Sequence
-    segmenter: Segmenter
+    segmenter: Segmenter | None
     source: Source
 
 
 def judge(
-    segmenter: Segmenter,
-    checkpoint: Checkpoint,
+    segmenter: Segmenter | None,
+    checkpoint: Checkpoint | None,
     samples: Sequence,
+    class_names: Sequence[str],
     data: dict,
     source: Source,
     work: Path,
@@ -62,29 +63,31 @@ def judge(
 ) -> Judged | None:
     """Study every picture, unless that has been done, and sum up; None in all but the first process of a torchrun.
 
+    segmenter, checkpoint: None for what needs no network: the upper bounds.
+
     data: {"data": its name, "split", ...}, whatever says which pictures these are. work: where studies are kept.
     bootstrap: samples behind the intervals; 0 for none.
     """
-    names = checkpoint.class_names
-    page = {"data": data, "proposals": source.description(), "network": fingerprint(checkpoint, segmenter.settings)}
+    page = {"data": data, "proposals": source.description()}
+    if segmenter is not None:
+        page["network"] = fingerprint(checkpoint, segmenter.settings)
     folder = run_folder(work, page)
     rank, processes = share_of_processes()
-    studies(segmenter, samples, len(names), source(), folder, (rank, processes), tick)
+    studies(segmenter, samples, len(class_names), source(), folder, (rank, processes), tick)
     wait_for_all(processes)
     if rank:
         return None
-    run = {
-        **data,
-        "network": _network_name(checkpoint.network),
-        "aggregation": checkpoint.aggregation["name"],
-        "seed": checkpoint.training.get("seed", 0),
-        "class_names": list(names),
-        "proposals": source.description(),
-        "settings": asdict(segmenter.settings),
-        "training": checkpoint.training,
-        "version": prm.__version__,
-    }
-    found = summary(list(load_studies(folder, len(samples))), names, bootstrap)
+    run = {**data, "class_names": list(class_names), "proposals": source.description(), "version": prm.__version__}
+    run |= {"network": None, "aggregation": None, "seed": None}
+    if segmenter is not None:
+        run |= {
+            "network": _network_name(checkpoint.network),
+            "aggregation": checkpoint.aggregation["name"],
+            "seed": checkpoint.training.get("seed", 0),
+            "settings": asdict(segmenter.settings),
+            "training": checkpoint.training,
+        }
+    found = summary(list(load_studies(folder, len(samples))), class_names, bootstrap)
     return Judged({"run": run} | found, folder, samples, segmenter, source)
 
 

@@ -1,4 +1,4 @@
-"""What the paper printed, percent: Tables 1 to 6 and Figure 6 (Zhou et al., CVPR 2018, section 4), and WISE's poster."""
+"""What the paper printed, in percent: Tables 1 to 6, Figure 6 (Zhou et al., CVPR 2018, section 4), WISE's poster."""
 
 from .experiment import ABLATED, ANSWER
 

@@ -36,35 +36,37 @@ CURVE_POINTS = 200
 
 
 def summary(studies: Sequence[Study], class_names: Sequence[str], samples: int = 500) -> dict:
-    """All figures of a run. samples: of the bootstrap behind each interval (95 %, over pictures); 0 for no intervals.
+    """All figures of a run, without a network those of the ground truth and the proposals alone.
+
+    samples: of the bootstrap behind each interval (95 %, over pictures); 0 for no intervals.
 
     Besides what Tables 1 to 6 and Figure 6 show of one network: COCO's and WISE's protocols, failures by category,
     precision-recall curves at an overlap of 0.5, and how much of the truth the proposals reach at all.
     """
-    figures = {
-        "pictures": len(studies),
-        "classification": _classification(studies, class_names, samples),
-        "seconds_per_picture": _mean_seconds(studies),
-    }
+    figures = {"pictures": len(studies), "seconds_per_picture": _mean_seconds(studies)}
+    with_network = all(s.scores is not None for s in studies)
     boxed = [s for s in studies if s.boxes is not None]
-    if boxed:
-        figures["localization"] = {f"{t:g}": _localization(boxed, class_names, t, samples) for t in TOLERANCES}
     masked = [s for s in studies if s.truth is not None]
-    if not masked:
+    if with_network:
+        figures["classification"] = _classification(studies, class_names, samples)
+    if with_network and boxed:
+        figures["localization"] = {f"{t:g}": _localization(boxed, class_names, t, samples) for t in TOLERANCES}
+    if masked:
+        figures["pictures_with_masks"] = len(masked)
+        figures["proposals"] = _proposals(masked)
+        figures["instances"] = {m: _instances(masked, m, class_names, samples) for m in masked[0].answers}
+    if not (with_network and masked):
         return figures
     return figures | {
-        "pictures_with_masks": len(masked),
         "quality": _quality(masked, class_names, samples),
         "crowding": _groups(quality_by_crowding([response_record_of(s) for s in masked])),
         "size": _groups(quality_by_size([response_record_of(s) for s in masked])),
         "segmentation": _segmentation(masked, class_names, samples),
-        "instances": {m: _instances(masked, m, class_names, samples) for m in masked[0].answers},
         "void_ignored": _instances(masked, ANSWER, class_names, samples, void=True) if _has_void(masked) else None,
         "coco": _coco(masked, class_names, "coco"),
         "wise": _coco(masked, class_names, "wise"),
         "failures": _failures(masked),
         "curves": _curves(masked, class_names),
-        "proposals": _proposals(masked),
     }
 
 

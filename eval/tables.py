@@ -37,16 +37,27 @@ AGGREGATIONS = {
 
 @dataclass(frozen=True)
 class Table:
-    """One table: a heading, the columns' names, rows of text, and remarks below it."""
+    """One table: a heading, columns, rows of text, and remarks below it."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
+    """(group, name): whose figures they are, "paper..." or "here...", or ""; columns of one group stand together."""
     rows: list[tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
 
+    def headings(self) -> tuple[str, ...]:
+        """Each column on one line; of groups that begin alike only the first says its text after the colon."""
+        lines, seen = [], set()
+        for group, name in self.columns:
+            whose = group.split(":")[0]
+            before = group if group not in seen else whose
+            seen.add(group)
+            lines.append(f"{before}{', ' if ':' in group else ': '}{name}" if group and name else before or name)
+        return tuple(lines)
+
     def markdown(self) -> str:
         lines = [f"**{self.title}**", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in (self.columns, ("---",) * len(self.columns), *self.rows)]
+        lines += ["| " + " | ".join(row) + " |" for row in (self.headings(), ("---",) * len(self.columns), *self.rows)]
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
 
@@ -67,7 +78,7 @@ class Runs:
 
     @property
     def masked(self) -> bool:
-        return all("instances" in run for run in self.all)
+        return all("quality" in run for run in self.all)
 
 
 def read_runs(files: Sequence[Path]) -> list[dict]:
@@ -76,7 +87,7 @@ def read_runs(files: Sequence[Path]) -> list[dict]:
     for file in files:
         try:
             page = json.loads(Path(file).read_text())
-            _ = page["run"]["aggregation"], page["run"]["data"], page["run"]["split"], page["classification"]
+            _ = page["run"]["aggregation"], page["run"]["data"], page["run"]["split"], page["pictures"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: not the figures of a run of `prm eval tables` ({reason(error)})") from error
         runs.append(page)
@@ -97,6 +108,8 @@ def tables(runs: Runs) -> list[Table]:
     first = runs.all[0]["run"]["network"]
     others = Runs(runs.label, [run for run in runs.all if run["run"]["network"] == first])
     made = [_table_1(others)] if any("localization" in run for run in runs.all) else []
+    if not runs.masked and all("instances" in run for run in runs.all):
+        return [*made, _table_4(others), _table_6(others)]  # what needs no network
     if runs.masked:
         made += [_table_2(others), _table_3(others), _table_4(others), _table_5(runs), _table_6(others)]
         made += [_figure_6(others), _per_class(others)]
@@ -141,8 +154,8 @@ def _table_1(runs: Runs) -> Table:
         here = [cell(runs.of(ours), "localization", tolerance, "mAP") for tolerance in ("18", "0")]
         here.append(cell(runs.of(ours), "classification", "mAP"))
         values.append((name, *_paper(PAPER_1.get(theirs, (None, None))), *here))
-    columns = ("pointwise localization, mAP", "paper: VOC 2012 val", "paper: COCO 2014 val",
-               f"here: {runs.label}, 18 px tolerance", "here, no tolerance", "here, classification mAP")  # fmt: skip
+    columns = (("", "pointwise localization, mAP"), *_grouped("paper", ("VOC 2012 val", "COCO 2014 val")),
+               *_here(runs, ("18 px tolerance", "no tolerance", "classification mAP")))  # fmt: skip
     return Table("Table 1. Pointwise localization", columns, values, _remarks(runs))
 
 
@@ -152,8 +165,8 @@ def _table_2(runs: Runs) -> Table:
     for aggregation, name in AGGREGATIONS.items():
         here = [cell(runs.of(aggregation), "quality", variant, "mAP") for variant in variants]
         values.append((name, *_paper((PAPER_2.get(aggregation),)), *here))
-    columns = ("quality of the Peak Response Maps, mAP", "paper: VOC 2012 seg val", f"here: {runs.label}, each "
-               "instance once", "here, each map alone", "here, strongest of a picture and class")  # fmt: skip
+    columns = (("", "quality of the Peak Response Maps, mAP"), *_grouped("paper", ("VOC 2012 seg val",)),
+               *_here(runs, ("each instance once", "each map alone", "strongest of a picture and class")))  # fmt: skip
     return Table("Table 2. Response aggregation and the quality of PRMs", columns, values,
                  ["The paper does not say which of the three readings is its own.", *_remarks(runs)])  # fmt: skip
 
@@ -163,7 +176,8 @@ def _table_3(runs: Runs) -> Table:
     for aggregation, name in AGGREGATIONS.items():
         paper = PAPER_3["PRM"] if aggregation == "peak" else None
         values.append((f"PRM, {name}", *_paper((paper,)), cell(runs.of(aggregation), "segmentation", "mIoU")))
-    columns = ("semantic segmentation, mean IoU", "paper: VOC 2012 seg val", f"here: {runs.label}")
+    columns = (("", "semantic segmentation, mean IoU"), *_grouped("paper", ("VOC 2012 seg val",)),
+               *_grouped("here", (runs.label,)))  # fmt: skip
     return Table("Table 3. Weakly supervised semantic segmentation", columns, values, _remarks(runs))
 
 
@@ -175,11 +189,9 @@ def _table_4(runs: Runs) -> Table:
     values = []
     for name in names:
         some = (runs.of("average") or runs.main) if name.startswith("CAM") else runs.main
-        ours_too = name in runs.main[0]["instances"]
-        here = [cell(some, "instances", name, metric) if ours_too else "" for metric in metrics]
+        here = [cell(some, "instances", name, metric) for metric in metrics]
         values.append((name, *_paper(PAPER_4.get(name, (None,) * 4)), *here))
-    columns = ("instance segmentation", *(f"paper: VOC 2012 seg val, {m}" for m in metrics),
-               *(f"here: {runs.label}, {m}" for m in metrics))  # fmt: skip
+    columns = (("", "instance segmentation"), *_grouped("paper: VOC 2012 seg val", metrics), *_here(runs, metrics))
     notes = ["Void pixels stay in the predictions; ground-truth boxes all score 1, in the annotation's order."]
     if runs.of("average") and runs.of("peak"):
         notes.append("CAM's boxes come from the networks with global average pooling, all else of ours from those with "
@@ -198,8 +210,8 @@ def _table_5(runs: Runs) -> Table:
             method = ANSWER if name == WITHOUT_PEAKS else name
             cells.append(cell(some, "instances", method, "mAP^r_0.5"))
         values.append((name.replace(ANSWER, "prm: all of it"), *_paper((*paper, None)[:2]), *cells))
-    columns = ("ablation, mAP^r at 0.5", "paper: VOC 2012 seg val, ResNet50", "paper, VGG16",
-               *(f"here: {runs.label}, {network}" for network in networks))  # fmt: skip
+    columns = (("", "ablation, mAP^r at 0.5"), *_grouped("paper: VOC 2012 seg val", ("ResNet50", "VGG16")),
+               *_here(runs, networks))  # fmt: skip
     return Table("Table 5. Ablation", columns, values,
                  ["Without peak stimulation: trained with global average pooling. The weights of the terms that are "
                   "left are not chosen anew.", *_remarks(runs)])  # fmt: skip
@@ -216,8 +228,7 @@ def _table_6(runs: Runs) -> Table:
             cells.append(cell(some, "instances", f"{source}: {gallery}", "mAP^r_0.75"))
         values.append((gallery, *paper, *cells))
     theirs, ours = ("GT mask", "GT box", "SPN", "PRM"), (TRUE_MASKS, "true boxes", "CAM boxes", "peak boxes", "PRM")
-    columns = ("gallery, mAP^r at 0.75", *(f"paper: VOC 2012 seg val, {name}" for name in theirs),
-               *(f"here: {runs.label}, {name}" for name in ours))  # fmt: skip
+    columns = (("", "gallery, mAP^r at 0.75"), *_grouped("paper: VOC 2012 seg val", theirs), *_here(runs, ours))
     return Table("Table 6. Upper bounds: what is retrieved from which gallery", columns, values, _remarks(runs))
 
 
@@ -236,8 +247,8 @@ def _figure_6(runs: Runs) -> Table:
         values.append((f"instance of {100 * group['low']:g}-{100 * group['high']:g} % of the picture", "",
                        shown([g["inside"] for g in some]), shown([g["background"] for g in some]),
                        str(group["images"])))  # fmt: skip
-    columns = ("share of a PRM inside its instance", "paper: VOC 2012 seg val", f"here: {runs.label}, inside",
-               "here, on the background", "pictures")  # fmt: skip
+    columns = (("", "share of a PRM inside its instance"), *_grouped("paper", ("VOC 2012 seg val",)),
+               *_here(runs, ("inside", "on the background")), ("", "pictures"))  # fmt: skip
     return Table("Figure 6. Quality of PRMs by crowding and size", columns, values, _remarks(runs))
 
 
@@ -245,12 +256,12 @@ def _per_class(runs: Runs) -> Table:
     classes = list(runs.main[0]["instances"][ANSWER]["per_class"]["AP^r_0.5"])
     here = [cell(runs.main, "instances", ANSWER, "per_class", "AP^r_0.5", name) for name in classes]
     values = [(f"PRM, here: {runs.label}", *here, cell(runs.main, "instances", ANSWER, "mAP^r_0.5"))]
-    title = "Per class, AP^r at 0.5"
+    title, columns = "Per class, AP^r at 0.5", tuple(("", name) for name in ("", *classes, "mean"))
     if tuple(classes) != VOC_CLASSES:
         note = "WISE's poster has such a table for the 20 classes of VOC 2012; these are others."
-        return Table(title, ("", *classes, "mean"), values, [note, *_remarks(runs)])
+        return Table(title, columns, values, [note, *_remarks(runs)])
     poster = [(f"{name}, poster of WISE: VOC 2012 seg val", *_paper(row)) for name, row in WISE_POSTER.items()]
-    return Table(title, ("", *classes, "mean"), [*poster, *values], _remarks(runs))
+    return Table(title, columns, [*poster, *values], _remarks(runs))
 
 
 # ---- cells
@@ -265,6 +276,8 @@ def value(run: dict, *path: str) -> float | None:
 
 def cell(runs: Sequence[dict], *path: str) -> str:
     """A figure over runs, percent: mean and standard deviation, or of a single run with its interval over pictures."""
+    if any(value(run, *path[:-1]) is None for run in runs):  # such runs have no such figure at all
+        return ""
     found = [value(run, *path) for run in runs]
     if len(found) != 1 or found[0] is None:
         return shown(found)
@@ -280,6 +293,14 @@ def shown(values: Sequence[float | None]) -> str:
         return "-"
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def _grouped(group: str, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((group, name) for name in names)
+
+
+def _here(runs: Runs, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return _grouped(f"here: {runs.label}", names)
 
 
 def _paper(values: Sequence[float | None]) -> tuple[str, ...]:

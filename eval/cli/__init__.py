@@ -11,7 +11,7 @@ import prm
 from prm import InputError
 from prm.files import reason
 
-from . import bench, data, judging, paper, parity
+from . import bench, data, judging, paper, parity, proposals, report, series
 from .segmenting import segment
 from .training import train
 from .tuning import tune
@@ -48,7 +48,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 app.command()(train)
 app.command()(segment)
+judging.app.command("train", context_settings={"allow_extra_args": True})(series.train_command)
 judging.app.command("tables")(paper.tables_command)
+judging.app.command("report")(report.report_command)
+judging.app.command("proposals")(proposals.proposals_command)
 app.add_typer(judging.app, name="eval")
 app.command()(tune)
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""`prm eval tables` and `prm eval report`: the paper's experiments on any data set."""
+"""`prm eval tables`: the paper's experiments on any data set."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def tables_command(
     """Tables 1 to 6 and Figure 6 of the paper, its own numbers beside those of your networks on your data; and which of
     its claims your runs bear out.
 
-    Networks are judged with --data and --checkpoint, or taken from the files of earlier runs. Under torchrun the
-    pictures are split over the processes, with the same answer.
+    Networks are judged with --data and --checkpoint, or taken from the files of earlier runs; --data alone gives the
+    rows that need no network. Under torchrun the pictures are split over the processes, with the same answer.
     """
     started = time.perf_counter()
-    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
+    judged = judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
                         given(class_threshold=class_threshold, size=size))  # fmt: skip
     if judged is None:
         return
@@ -79,28 +79,29 @@ def tables_command(
     out_console.print(text)
 
 
-def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device, overrides):
+def judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device, overrides):
     """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
     from ..datasets import open_dataset
     from ..judge import Source, judge
 
-    if data is None and not checkpoints:
+    if data is None:
+        if checkpoints:
+            raise InputError("judging a network needs --data PATH")
         return []
-    if data is None or not checkpoints:
-        raise InputError("judging needs both --data PATH and --checkpoint PATH; or name the files of earlier runs")
     make_folder(out)
     source = Source(proposals, limit, cache)
     judged = []
     with progress_bar() as progress:
-        for path, stem in zip(checkpoints, _stems(checkpoints)):
-            segmenter, trained = open_segmenter(path, device, **overrides)
-            dataset = open_dataset(data, split=None if split == "all" else split, class_names=trained.class_names)
+        for path, stem in zip(checkpoints or [None], _stems(checkpoints or [Path("bounds")])):
+            segmenter, trained = (None, None) if path is None else open_segmenter(path, device, **overrides)
+            names = trained.class_names if trained else None
+            dataset = open_dataset(data, split=None if split == "all" else split, class_names=names)
             samples = Every(dataset, every)
             about = {"data": name or data.name, "split": split, "every": every, "path": str(data.resolve()),
                      "pictures": len(samples)}  # fmt: skip
             task = progress.add_task(stem, total=len(samples))
-            run = judge(segmenter, trained, samples, about, source, work or out / "studies", bootstrap,
-                        lambda task=task: progress.advance(task))  # fmt: skip
+            run = judge(segmenter, trained, samples, dataset.class_names, about, source, work or out / "studies",
+                        bootstrap, lambda task=task: progress.advance(task))  # fmt: skip
             if run is None:
                 continue
             file = out / f"{stem}.json"
