@@ -14,6 +14,8 @@ import numpy as np
 
 from prm import InputError
 
+from .bootstrap import checked_weights
+
 METHODS = ("area", "voc07", "coco101", "ranked")
 
 
@@ -62,7 +64,7 @@ def average_precision(hits, positives: int, method: str = "area") -> float:
     return float(np.append(envelope, 0.0)[first].mean())
 
 
-def classification_map(scores, labels, difficult=None, method: str = "area") -> ClassificationResult:
+def classification_map(scores, labels, difficult=None, method: str = "area", weights=None) -> ClassificationResult:
     """Average precision per class of image-level scores, and their mean (mAP).
 
     Arguments:
@@ -70,8 +72,9 @@ def classification_map(scores, labels, difficult=None, method: str = "area") -> 
         labels: (N, C) bool or 0/1: the class is present.
         difficult: (N, C) bool or None: left out, neither positive nor negative.
         method: as in `average_precision`.
+        weights: (N,) whole numbers from 0 on, how often each image occurs; see `bootstrap`. None is once.
 
-    Raises: `prm.InputError` for shapes that differ, scores that are not finite, labels other than 0 and 1.
+    Raises: `prm.InputError` for shapes that differ, scores that are not finite, labels other than 0 and 1, bad weights.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     difficult = np.zeros(labels.shape, dtype=bool) if difficult is None else np.asarray(difficult, dtype=bool)
@@ -84,12 +87,14 @@ def classification_map(scores, labels, difficult=None, method: str = "area") -> 
     if not np.all((labels == 0) | (labels == 1)):
         raise InputError("labels must be 0 or 1; give doubtful ones in 'difficult'")
     labels = labels.astype(bool)
+    times = checked_weights(weights, len(labels))
     ap = np.full(labels.shape[1], np.nan)
     for c in range(len(ap)):
-        use = ~difficult[:, c]
-        hits = labels[use, c][np.argsort(-scores[use, c], kind="stable")]
+        order = np.argsort(-scores[:, c], kind="stable")
+        order = order[~difficult[order, c]]
+        hits = np.repeat(labels[order, c], times[order])
         ap[c] = average_precision(hits, int(hits.sum()), method)
-    return ClassificationResult(ap=ap, mean=defined_mean(ap), positives=(labels & ~difficult).sum(axis=0))
+    return ClassificationResult(ap=ap, mean=defined_mean(ap), positives=times @ (labels & ~difficult))
 
 
 def defined_mean(values) -> float:
