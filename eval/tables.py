@@ -308,8 +308,9 @@ def _paper(values: Sequence[float | None]) -> tuple[str, ...]:
 
 
 def _remarks(runs: Runs) -> list[str]:
-    missing = [] if runs.of("peak") else ["No run with peak stimulation: its rows show the networks that there are."]
-    counts = sorted({len(runs.of(a)) for a in AGGREGATIONS if runs.of(a)})
+    missing = ["No run with peak stimulation: its rows show the networks that there are."]
+    missing = missing if runs.masked and not runs.of("peak") else []
+    counts = sorted({len(runs.of(a)) for a in (None, *AGGREGATIONS) if runs.of(a)})
     if counts == [1]:
         return ["Percent. One run each; in brackets the 95 % interval over pictures (bootstrap).", *missing]
     return [f"Percent. Mean and standard deviation of {' or '.join(map(str, counts))} runs.", *missing]

@@ -128,6 +128,7 @@ def _tables(files: list[Path]) -> tuple[str, list[dict]]:
         raise InputError("nothing to make tables of: give --data and --checkpoint, or the files of earlier runs")
     parts, found = [], []
     for runs in by_data(read_runs(files)):
-        parts += [f"# {runs.label}", *(table.markdown() for table in (*tables(runs), claims_table(runs)))]
+        made = [*tables(runs), *([claims_table(runs)] if claims(runs) else [])]
+        parts += [f"# {runs.label}", *(table.markdown() for table in made)]
         found.append({"data": runs.label, "claims": [vars(claim) for claim in claims(runs)]})
     return "\n\n".join(parts) + "\n", found
