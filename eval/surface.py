@@ -72,7 +72,7 @@ def _curve(axes: Axes, found: Search, name: str) -> None:
     axes.plot(found.best[k], profile[found.best[k]], "o", markersize=15, markerfacecolor="none",
               markeredgecolor="#d55e00", markeredgewidth=2.5, linestyle="none", label="chosen")  # fmt: skip
     if _before(found, name) is not None:
-        axes.axvline(_before(found, name), color="#d55e00", linestyle=":", label="as it was")
+        axes.axvline(_before(found, name), color="#d55e00", linestyle=":", label="before")
     _ticks(axes, found, name, "x")
     axes.set_ylabel(_name(found))
     axes.grid(alpha=0.25)

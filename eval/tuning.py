@@ -17,8 +17,8 @@ instance that is missing or suppressed adds nothing. The data set's proxy is the
 Of some twenty such figures (the PRM's energy inside or on the contour less what the area lets expect, the share of the
 response map that the masks cover, the picture's contrast along the contour or its evenness inside, and products of
 these) this one ordered settings most as mAP^r and ABO do, on drawn scenes and on nuclei alike; most of the others do
-well on one and fail on the other. `Search.agreement` says how well it does on pictures with masks. It still likes
-duplicates that mAP^r counts as misses, so a search by masks is to be preferred where there are some.
+well on one and fail on the other. `Search.agreement` says how well it does on pictures with masks. It cannot tell
+duplicates from instances, so by the proxy alone the suppression and the class threshold stay as they are.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ GRID = {
     "nms": (0.2, 0.3, 0.5, 0.7),
 }
 """What is tried, by the name of the setting; the present value of each is tried, too."""
+FIXED = ("class_threshold", "nms")
+"""What the proxy cannot judge."""
 OBJECTIVES = {"map": "mAP^r", "abo": "ABO", "proxy": "proxy"}
 """What can be maximised: its name on the command line, and as a figure."""
 POINT = 0.01
@@ -390,24 +392,29 @@ class Search:
             spans[name] = values[places.min()], values[places.max()]
         return int(good.sum()), spans
 
-    def at_edge(self) -> list[str]:
-        """Settings that might be better still outside the grid: chosen at its edge, and better there than beside it."""
-        return [name for name in self.grid if self._edge(name) is not None]
+    def at_edge(self) -> dict[str, int]:
+        """Settings that might be better beyond the grid, and where: 0 or -1 for the axis's first or last value.
 
-    def _edge(self, name: str) -> int | None:
-        """0 or -1 where the search could go on beyond the axis's first or last value."""
-        values, place, profile = self.grid[name], self.chosen[name], self.profile(name)
-        if len(values) > 1 and place == values[-1] and profile[-1] > profile[-2] and not _is_end(name, place):
-            return -1
-        if len(values) > 1 and place == values[0] and profile[0] > profile[1] and not _is_end(name, place):
-            return 0
-        return None
+        Those of which all that is as good as the best has the one value at that end. An axis of one value has no end.
+        """
+        spans, edges = self.as_good()[1], {}
+        for name, values in self.grid.items():
+            low, high = spans[name]
+            for place in (0, -1):
+                if len(values) > 1 and low == high == values[place] and not _is_end(name, low):
+                    edges[name] = place
+        return edges
 
     def agreement(self) -> dict[str, float]:
-        """Spearman's rank correlation of the proxy with each other figure over all that was tried; {} without masks."""
-        proxy = self.figures["proxy"].ravel()
-        return {name: float(spearmanr(proxy, array.ravel()).statistic)
-                for name, array in self.figures.items() if name != "proxy"}  # fmt: skip
+        """Spearman's rank correlation of the proxy with each other figure over all that was tried; {} without masks.
+
+        A figure that is the same for all settings has none.
+        """
+        varied = {name: array.ravel() for name, array in self.figures.items() if np.ptp(array) > 0}
+        proxy = varied.pop("proxy", None)
+        return {} if proxy is None else {
+            name: float(spearmanr(proxy, array).statistic) for name, array in varied.items()
+        }  # fmt: skip
 
     def rows(self) -> list[dict]:
         """A dict for everything that was tried: the setting and its figures."""
@@ -418,12 +425,15 @@ class Search:
 
 def _is_end(name: str, value: float) -> bool:
     """Whether a setting has no sense beyond this value."""
-    return value == 0 or (name in CUTS and value >= 1)
+    return value == 0 or (name in CUTS and value == 1)
 
 
-def full_grid(settings: SegmentationSettings, given: dict[str, Sequence[float]] | None = None) -> dict[str, tuple]:
+def full_grid(
+    settings: SegmentationSettings, given: dict[str, Sequence[float]] | None = None, objective: str = "mAP^r"
+) -> dict[str, tuple]:
     """`GRID` with the present value of each setting; of those in `given` these values and no others.
 
+    For the proxy, what it cannot judge keeps its present value unless it is given.
     Raises InputError for an unknown name, no value at all, and values that the setting cannot have.
     """
     given = dict(given or {})
@@ -435,7 +445,10 @@ def full_grid(settings: SegmentationSettings, given: dict[str, Sequence[float]] 
         if not values or wrong:
             span = "0 or more" if name in WEIGHTS else "from 0 to 1"
             raise InputError(f"{name}: {wrong[0] if wrong else 'no value'} cannot be tried; give numbers {span}")
-    return {name: tuple(sorted(set(given.get(name) or (*GRID[name], getattr(settings, name))))) for name in GRID}
+    for name in GRID:
+        values = () if objective == "proxy" and name in FIXED else GRID[name]
+        given.setdefault(name, (*values, getattr(settings, name)))
+    return {name: tuple(sorted(set(given[name]))) for name in GRID}
 
 
 def search(
@@ -451,8 +464,8 @@ def search(
 
     pictures: from `gather`, with at least this grid's thresholds. settings: the present ones; what is not in the grid
     stays as it is there, but a peak threshold replaces an absolute one. objective: "mAP^r", "ABO" or "proxy". iou: for
-    mAP^r. steps: how often a weight of Eq. 6 whose best value lies at the edge gets another value beyond it. tick:
-    called after every triple of weights.
+    mAP^r. steps: how often a weight of Eq. 6 of which the best lies `at_edge` gets another value beyond. tick: called
+    after every triple of weights.
     Raises InputError for no picture, an unknown objective, and for figures of masks where a picture has none.
     """
     if not pictures:
@@ -476,7 +489,7 @@ def search(
         best = _least_changed(figures[objective], grid, base)
         chosen = {name: values[k] for (name, values), k in zip(grid.items(), best)}
         found = Search(grid, figures, objective, best, replace(base, **chosen), settings, present)
-        edges = {name: found._edge(name) for name in WEIGHTS if found._edge(name) is not None}
+        edges = {name: edge for name, edge in found.at_edge().items() if name in WEIGHTS}
         if not edges or step == steps:
             return found
         grid = grid | {name: _extended(grid[name], edge) for name, edge in edges.items()}

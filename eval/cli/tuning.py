@@ -44,13 +44,19 @@ def tune(
         str,
         typer.Option(metavar="NAME", help="What to maximise: map (mAP^r), abo, or proxy, which needs no masks: how "
                      "much each mask tells about its Peak Response Map, beyond what its area lets expect. Over all "
-                     "settings, the proxy's rank correlation with mAP^r was 0.9 on drawn scenes, 0.8 on nuclei."),
+                     "settings, the proxy's rank correlation with mAP^r was 0.9 on drawn scenes, 0.8 on nuclei; it "
+                     "cannot judge class threshold and suppression, which stay as they are."),
     ] = "map",
     iou: Annotated[float, typer.Option(min=0.01, max=1, help="Overlap from which mAP^r has a hit.")] = 0.5,
     halves: Annotated[
         bool,
         typer.Option(help="Also tell what the choice is worth on other pictures: choose on every second picture, judge "
                      "on the others, and the other way round."),
+    ] = False,
+    against_defaults: Annotated[
+        bool,
+        typer.Option("--against-defaults", help="Start from prm's defaults and compare with them, not with what the "
+                     "checkpoint holds, which may have been tuned before."),
     ] = False,
     alpha: _values("weight of the response inside a proposal") = None,
     beta_area: _values("weight of background inside it, per picture area") = None,
@@ -60,8 +66,8 @@ def tune(
     nms: _values("mask IoU from which the weaker of two instances is dropped") = None,
     extend: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="At most so many further values of alpha, beta and bias, each time the "
-                     "best one lies at the edge of what was tried."),
+        typer.Option(min=0, metavar="N", help="At most so many further values of alpha, beta and bias, while all that "
+                     "is within a point of the best lies at the edge of what was tried."),
     ] = 3,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
     limit: Limit = 1000,
@@ -76,6 +82,8 @@ def tune(
     """Choose alpha, beta and bias of Eq. 6, the peak and class thresholds and the suppression by a full search, and
     write them into the checkpoint. Judge the result on other pictures than these; --halves does so by itself.
     """  # fmt: skip
+    from prm.accelerated import SegmentationSettings
+
     from .. import tuning
     from ..datasets import open_dataset
     from ..proposals import proposals_for
@@ -89,7 +97,10 @@ def tune(
         if file is not None:
             make_folder(file.parent)
     segmenter, found = open_segmenter(checkpoint, device)
-    grid = tuning.full_grid(segmenter.settings, given)
+    if against_defaults:
+        usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *tuning.GRID)}
+        segmenter.settings = replace(segmenter.settings, **usual)
+    grid = tuning.full_grid(segmenter.settings, given, tuning.OBJECTIVES[objective])
     samples = Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
     if objective != "proxy":
         check_masks(samples, data, f"tuning by --objective {objective} (proxy needs none)")
@@ -156,7 +167,7 @@ def _figures(result, other: list, settings) -> dict:
     return {
         "chosen": result.chosen, "figures": result.reached, "present": present, "present_figures": result.present,
         "tried": result.figures["proxy"].size, "grid": result.grid,
-        "within_a_point": {"settings": count, "from_to": spans}, "at_edge": result.at_edge(),
+        "within_a_point": {"settings": count, "from_to": spans}, "at_edge": list(result.at_edge()),
         "proxy_rank_correlation": result.agreement(),
         "profiles": {name: result.profile(name).tolist() for name in result.grid},
         "halves": [
@@ -174,7 +185,7 @@ def _shown(figure: str, value: float) -> str:
 def _settings_table(result, settings) -> Table:
     table = Table("", *result.grid, *result.present)
     present = [getattr(settings, name) for name in result.grid]
-    for name, values, figures in (("as it was", present, result.present),
+    for name, values, figures in (("before", present, result.present),
                                   ("chosen", result.chosen.values(), result.reached)):  # fmt: skip
         table.add_row(name, *(f"{value:.4g}" for value in values), *(_shown(f, value) for f, value in figures.items()))
     return table
@@ -189,8 +200,8 @@ def _remarks(result, seconds: dict) -> str:
     size = result.figures[result.objective].size
     lines = [f"{size} settings in {seconds['search']:.1f} s, after {seconds['gathering']:.1f} s for the pictures.",
              f"{count} of them {within} the best {result.objective}: {ranges}."]  # fmt: skip
-    lines += [f"{name}: the best lies at the edge of what was tried; try values beyond {result.chosen[name]:.4g} with "
-              f"--{name.replace('_', '-')}." for name in result.at_edge()]  # fmt: skip
+    lines += [f"{name}: all of these lie at the edge of what was tried; try values beyond {result.chosen[name]:.4g} "
+              f"with --{name.replace('_', '-')}." for name in result.at_edge()]  # fmt: skip
     agreement = ", ".join(f"{value:.2f} with {name}" for name, value in result.agreement().items())
     return "\n".join(lines + ([f"Rank correlation of the proxy over all of them: {agreement}."] if agreement else []))
 
@@ -198,7 +209,7 @@ def _remarks(result, seconds: dict) -> str:
 def _halves_table(other: list) -> Table:
     """What the other half's choice is worth on each half, beside the settings as they were."""
     names = list(other[0].judged)
-    table = Table("chosen on", "judged on", *(f"{name}: as it was, chosen, gain" for name in names))
+    table = Table("chosen on", "judged on", *(f"{name}: before, chosen, gain" for name in names))
     parts = ("pictures 1, 3, 5 ...", "pictures 2, 4, 6 ...")
     rows = [(*sides, half.present, half.judged) for sides, half in zip((parts, parts[::-1]), other)]
     mean = [{name: sum(row[k][name] for row in rows) / 2 for name in names} for k in (2, 3)]
