@@ -93,30 +93,13 @@ def choose(
 
     keep: factors of the instance-aware, the boundary-aware and the class-aware term; 0 leaves one out.
     """
-    return choose_all(found, fitted, [settings], keep)[0]
-
-
-def choose_all(
-    found: Walk, fitted: Fit, settings: Sequence[SegmentationSettings], keep: tuple[float, float, float] = (1, 1, 1)
-) -> list[Choice]:
-    """`choose` under many settings: masks are compared once. Only alpha, beta_area, bias, peak_threshold and those of
-    the suppression may differ; the walk must have been made with the lowest of the thresholds."""
     if not len(found.peaks) or not fitted.allowed.any():
         none = np.zeros(0, np.int64)
-        return [Choice(none, none, none, np.zeros(0))] * len(settings)
+        return Choice(none, none, none, np.zeros(0))
     kept, peaks = torch.tensor(keep, dtype=torch.float64), found.peaks.cpu()
-    values = [score(fitted.sums[s.bias] * kept, s.alpha, s.beta_area / fitted.area) for s in settings]
-    choices = torch.stack([best(v, fitted.allowed) for v in values])
-    chosen, index = choices.unique(return_inverse=True)
-    overlaps = fitted.proposals.select(chosen).ious()
-    answers = []
-    for s, value, choice, at in zip(settings, values, choices, index):
-        # With an absolute threshold instead, the walk has applied it.
-        passes = found.share.cpu() >= (s.peak_threshold if s.peak_minimum is None else -torch.inf)
-        passes = passes.nonzero()[:, 0]
-        mine, at = value[passes, choice[passes]], at[passes]
-        rivals = overlaps[at][:, at] >= s.nms
-        left = list(suppression(rivals, mine, peaks[passes, 0], peaks[passes, 1:], s.nms_per_class))
-        of = passes[left]
-        answers.append(Choice(of.numpy(), choice[of].numpy(), peaks[of, 0].numpy(), mine[left].numpy()))
-    return answers
+    values = score(fitted.sums[settings.bias] * kept, settings.alpha, settings.beta_area / fitted.area)
+    choice = best(values, fitted.allowed)
+    value = values.gather(1, choice[:, None])[:, 0]
+    rivals = fitted.proposals.select(choice).ious() >= settings.nms
+    left = list(suppression(rivals, value, peaks[:, 0], peaks[:, 1:], settings.nms_per_class))
+    return Choice(np.array(left, np.int64), choice[left].numpy(), peaks[left, 0].numpy(), value[left].numpy())

@@ -24,7 +24,7 @@ duplicates from instances, so by the proxy alone the suppression and the class t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -458,14 +458,15 @@ def search(
     objective: str = "mAP^r",
     iou: float = 0.5,
     steps: int = 0,
+    fixed: Collection[str] = (),
     tick: Callable[[], None] = lambda: None,
 ) -> Search:
     """The setting of the grid with the highest figure; of several, the one that changes least of `settings`.
 
     pictures: from `gather`, with at least this grid's thresholds. settings: the present ones; what is not in the grid
     stays as it is there, but a peak threshold replaces an absolute one. objective: "mAP^r", "ABO" or "proxy". iou: for
-    mAP^r. steps: how often a weight of Eq. 6 of which the best lies `at_edge` gets another value beyond. tick: called
-    after every triple of weights.
+    mAP^r. steps: how often a weight of Eq. 6 of which the best lies `at_edge` gets another value beyond; but not
+    those in `fixed`. tick: called after every triple of weights.
     Raises InputError for no picture, an unknown objective, and for figures of masks where a picture has none.
     """
     if not pictures:
@@ -489,7 +490,7 @@ def search(
         best = _least_changed(figures[objective], grid, base)
         chosen = {name: values[k] for (name, values), k in zip(grid.items(), best)}
         found = Search(grid, figures, objective, best, replace(base, **chosen), settings, present)
-        edges = {name: edge for name, edge in found.at_edge().items() if name in WEIGHTS}
+        edges = {name: edge for name, edge in found.at_edge().items() if name in WEIGHTS and name not in fixed}
         if not edges or step == steps:
             return found
         grid = grid | {name: _extended(grid[name], edge) for name, edge in edges.items()}
@@ -508,15 +509,6 @@ def _extended(values: tuple[float, ...], edge: int) -> tuple[float, ...]:
     near, next_to_it = (values[0], values[1]) if edge == 0 else (values[-1], values[-2])
     beyond = near * near / next_to_it if next_to_it > 0 else 2 * near
     return (beyond, *values) if edge == 0 else (*values, beyond)
-
-
-def tune(
-    segmenter: Segmenter, samples: Iterable, propose: Callable[[np.ndarray], Proposals],
-    grid: dict[str, Sequence[float]] = GRID, objective: str = "mAP^r", iou: float = 0.5,
-) -> tuple[SegmentationSettings, list[dict]]:
-    """`gather` and `search` in one: the chosen settings, and a row for everything that was tried."""
-    found = search(gather(segmenter, samples, propose, grid), segmenter.settings, grid, objective, iou)
-    return found.settings, found.rows()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,4 @@
-"""Evaluation, the watershed beside it, and the search for the settings of Eq. 6."""
-
-from dataclasses import replace
+"""Evaluation, and the watershed beside it."""
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from prm.eval.evaluate import (
     tune_watershed,
     watershed_regions,
 )
-from prm.eval.tuning import tune
 
 
 def discs(*centres, radius=8, size=64, dark=False):
@@ -69,21 +66,6 @@ def problem():
     known = {id(s): propose(s.image) for s in samples}
     by_image = [(s.image, known[id(s)]) for s in samples]
     return segmenter, samples, lambda image: next(p for i, p in by_image if np.array_equal(i, image))
-
-
-def test_figures_of_the_search_are_those_of_the_evaluation(problem):
-    segmenter, samples, propose = problem
-    grid = {"alpha": (0.5, 3.0), "beta_area": (0.0, 50.0), "bias": (0.95, 2.0), "peak_threshold": (0.2, 0.6)}
-    chosen, rows = tune(segmenter, samples, propose, grid)
-    assert len(rows) == 16
-    for row in rows[::5]:
-        setting = {name: row[name] for name in grid}
-        segmenter.settings = replace(segmenter.settings, **setting)
-        figures = evaluate(segmenter, samples, ["disc"], propose)
-        assert figures["mAP^r_0.5"] == pytest.approx(row["mAP^r"], abs=1e-12)
-    assert max(row["mAP^r"] for row in rows) == next(
-        row["mAP^r"] for row in rows if all(row[name] == getattr(chosen, name) for name in grid)
-    )
 
 
 def test_evaluation_counts_what_it_did(problem):

@@ -110,7 +110,7 @@ def tune(
                                  lambda: progress.advance(task))  # fmt: skip
         gathered = time.perf_counter()
         task = progress.add_task("searching", total=math.prod(len(grid[name]) for name in tuning.WEIGHTS))
-        how = (segmenter.settings, grid, tuning.OBJECTIVES[objective], iou, extend)
+        how = (segmenter.settings, grid, tuning.OBJECTIVES[objective], iou, extend, tuple(given))
         result = tuning.search(pictures, *how, tick=lambda: _tick(progress, task))
         searched = time.perf_counter()
         other = tuning.halves(pictures, *how, tick=lambda: _tick(progress, task)) if halves else []
