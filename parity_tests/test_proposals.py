@@ -135,8 +135,9 @@ def test_other_arrays_are_refused(image):
 def test_bad_limits_and_settings_are_refused():
     with pytest.raises(InputError, match="limit 0"):
         generate(np.zeros((4, 4, 3), np.uint8), 0)
-    with pytest.raises(InputError, match="settings"):
-        GroupingSettings(levels=0)
+    for wrong in ({"levels": 0}, {"unions": -1}, {"similarities": ((1, 1),)}, {"duplicates": ((0.5,),)}):
+        with pytest.raises(InputError, match="settings"):
+            GroupingSettings(**wrong)
 
 
 def test_superpixels_of_two_halves():
@@ -145,6 +146,48 @@ def test_superpixels_of_two_halves():
     ((labels, count),) = grouping._superpixels(feature, (10.0,), 2)
     assert count == 2
     assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+@settings(max_examples=10, deadline=None)
+def test_regions_are_what_their_tables_say(seed, unions):
+    """Area, box, hash and sums of every region of every source, unions included, against its mask."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 4, (4, 5, 3)).repeat(6, 0).repeat(5, 1).astype(np.float32) * 20
+    picture = grouping._Picture(colours, rng.random((24, 25), np.float32), rng.integers(0, 1 << 40, (24, 25)))
+    chosen = GroupingSettings(
+        scales=(30.0,), similarities=((1, 1, 1, 1, 1),), levels=3, unions=unions, min_superpixel=4, min_area=1
+    )
+    layers = grouping._level_sets(picture, chosen) + grouping._hierarchies(colours, colours / 100, picture, chosen)
+    for layer in layers:
+        of = np.zeros(len(layer.regions), np.int64)
+        starts, ends, offsets = (torch.from_numpy(a) for a in grouping._runs([layer], of, layer.regions, 25))
+        for mask, row, sums in zip(Proposals(24, 25, starts, ends, offsets).masks().numpy(), layer.regions, layer.sums):
+            rows, columns = np.nonzero(mask)
+            box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+            assert row[[grouping.TOP, grouping.LEFT, grouping.BOTTOM, grouping.RIGHT]].tolist() == box
+            assert row[grouping.AREA] == mask.sum() and row[grouping.HASH] == picture.keys[mask].sum()
+            assert sums[grouping.COLOUR :] == pytest.approx(colours[mask].sum(0), rel=1e-5)
+            sides = [
+                np.maximum(picture.edges[one], picture.edges[other])[mask[one] != mask[other]]
+                for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]))
+            ]
+            steps = np.concatenate(sides)
+            assert sums[grouping.LENGTH] == len(steps)
+            assert sums[grouping.STRENGTH] == pytest.approx(steps.sum(dtype=np.float64), abs=1e-4)
+
+
+def test_neighbours_of_a_late_merge_are_proposed_together():
+    # Three bars side by side: the outer ones alike, and each in one piece. One hierarchy joins the middle one with one
+    # side only; the union with the other side is there as well.
+    image = np.full((40, 60, 3), 30, np.uint8)
+    for left, colour in ((15, (200, 40, 40)), (25, (180, 120, 40)), (35, (40, 60, 220))):
+        image[10:30, left : left + 10] = colour
+    truth = np.zeros((2, 40, 60), bool)
+    truth[0, 10:30, 15:35] = truth[1, 10:30, 25:45] = True
+    one = dict(scales=(60.0,), similarities=((1, 1, 1, 1, 0),), levels=1, candidates=500)
+    assert (best_overlaps(truth, generate(image, 500, GroupingSettings(**one))) >= 0.95).all()
+    assert best_overlaps(truth, generate(image, 500, GroupingSettings(**one, unions=0))).min() < 0.8
 
 
 # ---- the authors' files

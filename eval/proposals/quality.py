@@ -1,0 +1,207 @@
+"""How good proposals are, whatever is chosen among them later: recall and best overlap against their number.
+
+For every instance of the ground truth the best IoU of any of the first n proposals of its picture is taken, no matter
+the class. Recall at a threshold is the share of the instances whose best IoU reaches it; ABO (average best overlap) is
+the mean of the best IoU over all instances, not over pictures. Sizes are COCO's: an instance is small below 32 x 32
+pixels of its own mask, large from 96 x 96 on.
+
+Beside it, two generators to compare with: the segments of well-known superpixel methods at several scales.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.segmentation import felzenszwalb, slic
+
+from prm import InputError
+from prm.accelerated.retrieval import Proposals
+from prm.files import atomic_write
+
+from ..datasets.base import Sample
+
+COUNTS = (10, 50, 100, 200, 500, 1000, 2000)
+RECALL_AT = (0.5, 0.7)
+# Lower and upper bound of an instance's area, in pixels.
+SIZES = {"all": (0, np.inf), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+# Of the two baselines, coarse to fine.
+_FELZENSZWALB_SCALES = (1600, 800, 400, 200, 100, 50, 25)
+_SLIC_SEGMENTS = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def half_indices(count: int, half: str | None) -> range:
+    """Every second of `count` pictures: "even" 0, 2, 4 .., "odd" 1, 3, 5 .., None all.
+
+    Settings are chosen on one half and judged on the other. Raises InputError for any other `half`.
+    """
+    if half not in (None, "even", "odd"):
+        raise InputError(f"half is {half!r}; choose 'even' or 'odd', or none for every picture")
+    return range(count) if half is None else range(half == "odd", count, 2)
+
+
+def proposal_quality(
+    samples: Iterable[Sample],
+    propose: Callable[[Sample, int], Proposals],
+    counts: Sequence[int] = COUNTS,
+    tick: Callable[[], None] = lambda: None,
+) -> dict:
+    """Recall and ABO of the first n proposals, for each n of `counts`.
+
+    samples: with masks, (K, H, W) bool; their areas decide about the size. propose(sample, limit): at most `limit`
+    proposals of the picture's size, best first; called once a picture with the greatest of `counts`. A picture with
+    fewer proposals than n keeps what it has. tick: called after each picture.
+
+    Returns a dictionary for `json`: counts; pictures; proposals (mean number per picture); seconds, the median per
+    picture, as "cpu" (of this process) and "wall"; sizes, for each name in `SIZES` "instances" (their number), "ABO"
+    and "recall_0.5", "recall_0.7", lists as long as `counts`, or None where there is no instance of that size.
+    Raises InputError for counts that do not rise from at least 1, no pictures, a picture without masks, and proposals
+    of another size.
+    """
+    counts = list(counts)
+    if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
+        raise InputError(f"numbers of proposals {counts}; they must rise, the first at least 1")
+    best, areas, numbers, cpu, wall = [], [], [], [], []
+    for sample in samples:
+        height, width = sample.image.shape[:2]  # read before the time is taken
+        if sample.masks is None:
+            raise InputError(f"{sample.name}: has no instance masks to judge proposals by")
+        begin = time.process_time(), time.perf_counter()
+        proposals = propose(sample, counts[-1])
+        cpu.append(time.process_time() - begin[0])
+        wall.append(time.perf_counter() - begin[1])
+        if (proposals.height, proposals.width) != (height, width):
+            size = f"{proposals.height} x {proposals.width}"
+            raise InputError(f"{sample.name}: proposals of {size} for a picture of {height} x {width}")
+        numbers.append(len(proposals))
+        masks = torch.from_numpy(np.ascontiguousarray(sample.masks))
+        best.append(_best_overlaps(masks, proposals, counts))
+        areas.append(masks.sum((1, 2)).numpy())
+        tick()
+    if not numbers:
+        raise InputError("no pictures to judge proposals by")
+    overlap, area = np.concatenate(best), np.concatenate(areas)
+    return {
+        "counts": counts,
+        "pictures": len(numbers),
+        "proposals": statistics.mean(numbers),
+        "seconds": {"cpu": statistics.median(cpu), "wall": statistics.median(wall)},
+        "sizes": {name: _summary(overlap[(low <= area) & (area < high)]) for name, (low, high) in SIZES.items()},
+    }
+
+
+def _best_overlaps(masks: torch.Tensor, proposals: Proposals, counts: Sequence[int]) -> np.ndarray:
+    """Each instance's best IoU with the first n proposals, (K, len(counts)) float64."""
+    best = np.zeros((len(masks), len(counts)))
+    if len(masks) and len(proposals):
+        running = Proposals.from_masks(masks).ious(proposals).cummax(1).values.numpy()
+        best[:] = running[:, [min(n, len(proposals)) - 1 for n in counts]]
+    return best
+
+
+def _summary(overlap: np.ndarray) -> dict:
+    """Of the instances of one size: overlap (K, len(counts))."""
+    count = len(overlap)
+    measures = {"ABO": overlap} | {f"recall_{at}": overlap >= at for at in RECALL_AT}
+    return {"instances": count} | {
+        name: values.mean(0).round(4).tolist() if count else None for name, values in measures.items()
+    }
+
+
+# ---- generators to compare with
+
+
+def felzenszwalb_segments(image: np.ndarray, limit: int) -> Proposals:
+    """The segments of Felzenszwalb and Huttenlocher at seven scales, coarse to fine, each once, the largest first.
+
+    image: (H, W, 3) uint8. At most `limit` masks.
+    """
+    maps = (felzenszwalb(image, scale=scale, sigma=0.8, min_size=20) for scale in _FELZENSZWALB_SCALES)
+    return _segments(maps, image.shape[:2], limit)
+
+
+def slic_segments(image: np.ndarray, limit: int) -> Proposals:
+    """SLIC superpixels, 8 to 1024 of them, few and large ones first. As `felzenszwalb_segments`."""
+    maps = (slic(image, n_segments=n, compactness=10, start_label=0) for n in _SLIC_SEGMENTS)
+    return _segments(maps, image.shape[:2], limit)
+
+
+def _segments(maps: Iterable[np.ndarray], shape: tuple[int, int], limit: int) -> Proposals:
+    """The segments of several label maps, map by map, in each the largest first; a mask that was there is left out."""
+    seen, parts = set(), []
+    for labels in maps:
+        flat = labels.ravel()
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+        ends = np.append(starts[1:], flat.size)
+        area = np.bincount(flat)
+        order = np.argsort(flat[starts], kind="stable")
+        bounds = np.searchsorted(flat[starts][order], np.arange(len(area) + 1))
+        for label in np.argsort(-area, kind="stable"):
+            runs = order[bounds[label] : bounds[label + 1]]
+            key = starts[runs].tobytes() + ends[runs].tobytes()
+            if len(runs) and key not in seen:
+                seen.add(key)
+                parts.append((starts[runs], ends[runs]))
+        if len(parts) >= limit:
+            break
+    parts = parts[:limit]
+    offsets = np.cumsum([0] + [len(starts) for starts, _ in parts])
+    starts, ends = (np.concatenate(side) for side in zip(*parts))
+    return Proposals(*shape, *(torch.from_numpy(array.astype(np.int64)) for array in (starts, ends, offsets)))
+
+
+# ---- to look at
+
+
+def quality_table(rows: dict[str, dict]) -> str:
+    """`proposal_quality` of several generators as lines of text, one block for each size.
+
+    rows: generator's name -> its answer; all with the same counts. ABO, then recall at 0.5, against the number.
+    """
+    counts = next(iter(rows.values()))["counts"]
+    width = max(len(name) for name in rows)
+    lines = []
+    for size in SIZES:
+        instances = next(iter(rows.values()))["sizes"][size]["instances"]
+        for measure in ("ABO", *(f"recall_{at}" for at in RECALL_AT)):
+            title = f"{measure}, {size} ({instances})"
+            lines.append(f"{title:<{width + 18}}" + "".join(f"{n:>7}" for n in counts))
+            for name, row in rows.items():
+                values = row["sizes"][size][measure]
+                cells = "".join(f"{value:7.3f}" for value in values) if values else "      -" * len(counts)
+                lines.append(f"  {name:<{width + 16}}" + cells)
+    for name, row in rows.items():
+        seconds = row["seconds"]
+        lines.append(
+            f"{name}: {row['proposals']:.0f} proposals a picture, {seconds['cpu']:.2f} s of the processor "
+            f"and {seconds['wall']:.2f} s by the clock (medians)"
+        )
+    return "\n".join(lines)
+
+
+def quality_figure(rows: dict[str, dict], path: str | Path) -> None:
+    """Draw ABO and recall at IoU 0.5 against the number of proposals into a PNG, one column for each size.
+
+    rows: as in `quality_table`. Raises InputError if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(SIZES), 6), layout="constrained")
+    axes = figure.subplots(2, len(SIZES), sharex=True, sharey=True)
+    for line, measure in zip(axes, ("ABO", "recall_0.5")):
+        for axis, size in zip(line, SIZES):
+            for name, row in rows.items():
+                if row["sizes"][size][measure] is not None:
+                    axis.plot(row["counts"], row["sizes"][size][measure], marker=".", label=name)
+            axis.set(xscale="log", ylim=(0, 1))
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(measure.replace("_", " at IoU "))
+    for axis, size in zip(axes[0], SIZES):
+        axis.set_title(f"{size} ({next(iter(rows.values()))['sizes'][size]['instances']})")
+    for axis in axes[1]:
+        axis.set_xlabel("proposals")
+    axes[0][0].legend(fontsize="small")
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
