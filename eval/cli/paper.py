@@ -90,6 +90,7 @@ def judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache
         return []
     make_folder(out)
     source = Source(proposals, limit, cache)
+    source()  # what cannot be opened is said before the work
     judged = []
     with progress_bar() as progress:
         for path, stem in zip(checkpoints or [None], _stems(checkpoints or [Path("bounds")])):

@@ -1,0 +1,140 @@
+"""The commands of docs/evaluation.md for VOC and COCO, each on a miniature in the official layout."""
+
+import io
+import json
+import os
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from prm.eval.cli import main
+from prm.eval.datasets import open_dataset
+from prm.parity_tests.miniatures import write_coco, write_voc
+from prm.parity_tests.test_cli import TINY
+
+
+def run(*arguments, cwd):
+    """The command `prm` in this process: a dozen of its own would take minutes to start."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (chdir(cwd), redirect_stdout(out), redirect_stderr(err), mock.patch.dict(os.environ, COLUMNS="200"),
+          mock.patch.object(sys, "argv", ["prm", *map(str, arguments)])):  # fmt: skip
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def done(*arguments, cwd) -> str:
+    """The standard output of a run that must succeed."""
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+VOC = "data/VOCdevkit/VOC2012"
+OPTIONS = ("--", *TINY, "--epochs", 1)
+SERIES = ("--aggregation", "average", "--aggregation", "peak", "--seeds", 1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """VOC 2012 and COCO 2014 in small, and for VOC two networks and proposals as MCG's files have them."""
+    root = tmp_path_factory.mktemp("paper")
+    write_voc(root / "data", 2012, pictures=5, size=80)
+    write_coco(root / "coco", 2014, pictures=3, size=80)
+    done("eval", "train", "--data", VOC, "--out", "voc", *SERIES, "--json", "voc.json", *OPTIONS, cwd=root)
+    mcg = root / "mcg"
+    mcg.mkdir()
+    dataset = open_dataset(root / VOC, "val")
+    for k in range(len(dataset)):
+        height, width = dataset[k].image.shape[:2]
+        rows, columns = np.indices((height, width)) // 16
+        superpixels = (rows * 5 + columns + 1).astype(np.uint16)
+        labels = np.empty((20, 1), object)
+        rng = np.random.default_rng(k)
+        for i in range(20):
+            labels[i, 0] = np.unique(rng.integers(1, superpixels.max() + 1, (1, 6))).astype(np.uint16)
+        savemat(mcg / f"{dataset[k].name}.mat", {"superpixels": superpixels, "labels": labels,
+                                                   "scores": rng.random((20, 1))})  # fmt: skip
+    return root
+
+
+def test_the_data_sets_are_whole(place):
+    for path in (VOC, "coco"):
+        assert "0 problems" in done("data", "check", path, cwd=place)
+    broken = place / "broken"
+    write_voc(broken, 2012, pictures=2, size=80)
+    (broken / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000001.jpg").unlink()
+    told = run("data", "check", "broken", "--json", "broken.json", cwd=place)
+    assert told.returncode == 1 and "2008_000001.jpg" in told.stdout
+    assert len(json.loads((place / "broken.json").read_text())["problems"]) == 1
+
+
+def test_a_series_is_trained_once(place):
+    rows = json.loads((place / "voc.json").read_text())["runs"]
+    assert [(row["aggregation"], row["state"]) for row in rows] == [("average", "trained"), ("peak", "trained")]
+    again = done("eval", "train", "--data", VOC, "--out", "voc", *SERIES, "--json", "again.json", *OPTIONS, cwd=place)
+    rows = json.loads((place / "again.json").read_text())["runs"]
+    assert [row["state"] for row in rows] == ["found", "found"] and "finished before" in again
+    refused = run("eval", "train", "--data", "coco", "--out", "voc", "--", "--seed", 3, cwd=place)
+    assert refused.returncode == 2 and "--seed" in refused.stderr
+
+
+def test_settings_are_chosen_on_the_training_pictures_with_masks(place):
+    done("tune", "--data", VOC, "--split", "seg-train", "-c", "voc/peak-0", "--limit", 60,
+         "--alpha", "0.8,3", "--beta-area", "2,20", "--json", "tuned.json", cwd=place)  # fmt: skip
+    page = json.loads((place / "voc" / "peak-0" / "checkpoint.json").read_text())
+    assert page["segmentation"]["alpha"] in (0.8, 3.0) and page["segmentation"]["beta_area"] in (2.0, 20.0)
+
+
+def test_table_1_on_val_and_all_others_on_the_pictures_with_masks(place):
+    both = ("-c", "voc/average-0", "-c", "voc/peak-0", "--proposals", "mcg", "--bootstrap", 20)
+    one = done("eval", "tables", "--data", VOC, "--split", "val", *both, "--out", "t1", cwd=place)
+    rest = done("eval", "tables", "--data", VOC, "--split", "seg-val", *both, "--out", "t2",
+                "--name", "VOC in small", "--json", "claims.json", cwd=place)  # fmt: skip
+    assert "Table 1" in one and "VOC2012, val, 5 pictures" in one
+    for title in ("Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 6", "Per class", "poster of WISE"):
+        assert title in rest
+    assert "VOC in small, seg-val, 4 pictures" in rest
+    assert (place / "t2" / "tables.md").read_text().rstrip() == rest.rstrip()
+    figures = json.loads((place / "t2" / "peak-0.json").read_text())
+    assert figures["void_ignored"] is not None and figures["run"]["proposals"]["files"] == "mcg"
+    assert figures["proposals"]["per_picture"] == 20
+    (found,) = json.loads((place / "claims.json").read_text())["claims"]
+    assert {claim["verdict"] for claim in found["claims"]} == {"not decided"}
+    # From the files alone the same tables.
+    assert done("eval", "tables", "t2/average-0.json", "t2/peak-0.json", cwd=place) == rest
+
+
+def test_upper_bounds_and_recall_need_no_network(place):
+    bounds = done("eval", "tables", "--data", "coco", "--split", "val", "--out", "bounds", "--limit", 50, cwd=place)
+    assert "Table 4" in bounds and "Table 5" not in bounds and "not decided" not in bounds
+    figures = json.loads((place / "bounds" / "bounds.json").read_text())
+    assert figures["instances"]["true masks: truth"]["ABO"] == 1.0 and figures["run"]["network"] is None
+    quality = done("eval", "proposals", "--data", VOC, "--split", "seg-val", "--proposals", "mcg",
+                   "--no-baselines", "--limit", 20, "--plot", "quality.png", "--json", "quality.json",
+                   cwd=place)  # fmt: skip
+    assert "ABO" in quality and Image.open(place / "quality.png").width > 400
+    rows = json.loads((place / "quality.json").read_text())["rows"]
+    assert set(rows) == {"generated", "mcg"} and rows["mcg"]["proposals"] <= 20
+
+
+def test_bad_input_is_one_line(place):
+    for arguments, words in (
+        (("eval", "tables"), "nothing to make tables of"),
+        (("eval", "tables", "-c", "voc/peak-0"), "--data"),
+        (("eval", "tables", "quality.json"), "not the figures of a run"),
+        (("eval", "tables", "--data", "data", "--split", "vall"), "seg-val"),
+        (("eval", "tables", "--data", "data", "-c", "voc/peak-0", "-c", "voc/../voc/peak-0"), "peak-0"),
+        (("eval", "tables", "--data", "data", "--split", "val", "--proposals", "nowhere"), "nowhere"),
+        (("eval", "proposals", "--data", "data", "--split", "val", "--half", "third"), "even"),
+    ):
+        told = run(*arguments, cwd=place)
+        assert told.returncode == 2 and words in told.stderr and told.stderr.strip().count("\n") == 0, told
