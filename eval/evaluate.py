@@ -16,6 +16,7 @@ from skimage.segmentation import watershed
 
 from prm.accelerated import Proposals, Segmentation, Segmenter
 
+from .datasets import Sample
 from .metrics import average_best_overlap, classification_map, mean_average_precision
 from .metrics.instances import ImageRecord
 from .pipeline import in_order, threads
@@ -46,7 +47,7 @@ def evaluate(
     segmenter: Segmenter,
     samples: Sequence,
     class_names: Sequence[str],
-    propose: Callable[[np.ndarray], Proposals],
+    propose: Callable[[Sample], Proposals],
     tick: Callable[[], None] = lambda: None,
 ) -> dict:
     """Figures of a segmenter on pictures with labels, and with masks where the data set has them.
@@ -81,10 +82,10 @@ def evaluate(
     return figures
 
 
-def _prepare(propose: Callable[[np.ndarray], Proposals], sample) -> tuple:
+def _prepare(propose: Callable[[Sample], Proposals], sample) -> tuple:
     """The sample with its picture and masks read, its proposals, and the seconds that picture and proposals took."""
     started = time.perf_counter()
-    proposals = propose(sample.image)
+    proposals = propose(sample)
     spent = time.perf_counter() - started
     _ = sample.masks  # read when first asked for: here, and not while the walk waits
     return sample, proposals, spent

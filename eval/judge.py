@@ -11,32 +11,8 @@ from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import Checkpoint
 
 from .experiment import fingerprint, load_studies, run_folder, share_of_processes, studies, wait_for_all
-from .proposals import open_proposals, proposals_for
-from .proposals.grouping import VERSION as GENERATOR
+from .proposals import Source
 from .summary import summary
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a picture's proposals come from: files at `path` (see `open_proposals`), or else generated here.
-
-    limit: at most so many of a picture. cache: where generated ones are kept.
-    """
-
-    path: Path | None = None
-    limit: int = 1000
-    cache: Path | None = None
-
-    def __call__(self) -> Callable:
-        """The function from a sample to its proposals."""
-        if self.path is None:
-            return lambda sample: proposals_for(sample.image, self.cache, self.limit)
-        reader = open_proposals(self.path, limit=self.limit)
-        return lambda sample: reader(sample.name, sample.image.shape[:2])[0]
-
-    def description(self) -> dict:
-        made = {"generator": GENERATOR} if self.path is None else {"files": str(self.path)}
-        return made | {"limit": self.limit}
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,7 @@ from prm.accelerated.retrieval import background, prepare, terms
 from prm.accelerated.runs import run_sums
 
 from .algorithm1 import walk
+from .datasets import Sample
 from .pipeline import in_order, threads
 
 WEIGHTS = ("alpha", "beta_area", "bias")
@@ -108,7 +109,7 @@ class Picture:
 def gather(
     segmenter: Segmenter,
     samples: Iterable,
-    propose: Callable[[np.ndarray], Proposals],
+    propose: Callable[[Sample], Proposals],
     grid: dict[str, Sequence[float]] = GRID,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Picture]:
@@ -125,7 +126,7 @@ def gather(
     rules += [base] if base.peak_minimum is not None else []
     pictures = []
     with threads(1) as (before,):
-        for sample, proposals in in_order(before, lambda sample: (sample, propose(sample.image)), samples):
+        for sample, proposals in in_order(before, lambda sample: (sample, propose(sample)), samples):
             pictures.append(_picture(segmenter, sample, proposals, rules))
             tick()
     return pictures

@@ -63,7 +63,7 @@ def problem():
         for square, (r, c, side) in zip(squares, rng.integers((0, 0, 4), (40, 40, 20), (10, 3))):
             square[r : r + side, c : c + side] = True
         known[sample.image.tobytes()] = Proposals.from_masks(torch.from_numpy(np.array([*moved, *squares])))
-    return segmenter, samples, lambda image: known[image.tobytes()]
+    return segmenter, samples, lambda sample: known[sample.image.tobytes()]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def straight(problem, settings: SegmentationSettings, lowest: float = 0.2, iou: 
     """The three figures by `Segmenter` and the metrics, picture by picture."""
     segmenter, samples, propose = problem
     other = with_settings(segmenter, settings)
-    answers = [other([sample.image], [propose(sample.image)])[0] for sample in samples]
+    answers = [other([sample.image], [propose(sample)])[0] for sample in samples]
     records = [record(answer, sample) for answer, sample in zip(answers, samples)]
     proxy = 0.0
     for answer, sample in zip(answers, samples):
@@ -132,7 +132,7 @@ def test_an_absolute_peak_threshold_is_judged_as_it_is_and_then_replaced(problem
     segmenter, samples, propose = problem
     other = with_settings(segmenter, replace(segmenter.settings, peak_minimum=0.01))
     found = search(gather(other, samples, propose, SMALL), other.settings, SMALL)
-    records = [record(other([s.image], [propose(s.image)])[0], s) for s in samples]
+    records = [record(other([s.image], [propose(s)])[0], s) for s in samples]
     assert found.present["ABO"] == pytest.approx(average_best_overlap(records), abs=1e-12)
     assert found.present["ABO"] > 0 and found.settings.peak_minimum is None
     assert found.settings.peak_threshold in SMALL["peak_threshold"]
@@ -169,14 +169,14 @@ def test_one_wish_a_detection_is_all_that_mean_average_precision_needs(seed):
 
 def test_pictures_in_which_nothing_can_be_found(problem):
     segmenter, samples, _ = problem
-    none = gather(segmenter, samples[:2], lambda image: Proposals.empty(48, 48), SMALL)
+    none = gather(segmenter, samples[:2], lambda sample: Proposals.empty(48, 48), SMALL)
     found = search(none, segmenter.settings, SMALL)
     assert found.reached == {"mAP^r": 0.0, "ABO": 0.0, "proxy": 0.0} and found.agreement() == {}
 
 
 def test_where_settings_are_equal_what_was_set_stays(problem, pictures):
     """The weights do not matter where nothing can be chosen; the values that are there already win."""
-    none = gather(problem[0], problem[1][:2], lambda image: Proposals.empty(48, 48), SMALL)
+    none = gather(problem[0], problem[1][:2], lambda sample: Proposals.empty(48, 48), SMALL)
     base = replace(problem[0].settings, alpha=3.0, beta_area=40.0, bias=2.0, peak_threshold=0.6)
     assert search(none, base, SMALL).chosen == {
         "alpha": 3.0, "beta_area": 40.0, "bias": 2.0, "peak_threshold": 0.6, "class_threshold": 0.45, "nms": 0.3,

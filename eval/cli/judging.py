@@ -27,6 +27,7 @@ from .shared import (
     Limit,
     MaxPeaks,
     PeakThreshold,
+    Proposals,
     check_masks,
     given,
     open_segmenter,
@@ -50,6 +51,7 @@ def evaluate_command(
                      "train split (one class only)."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
+    proposals: Proposals = None,
     limit: Limit = 1000,
     cache: Cache = None,
     class_threshold: ClassThreshold = None,
@@ -70,7 +72,7 @@ def evaluate_command(
         raise InputError("prm eval needs --data PATH (or a subcommand, see --help)")
     from ..datasets import open_dataset
     from ..evaluate import evaluate
-    from ..proposals import proposals_for
+    from ..proposals import Source
 
     started = time.perf_counter()
     overrides = given(class_threshold=class_threshold, peak_threshold=peak_threshold, max_peaks=max_peaks, alpha=alpha,
@@ -78,11 +80,10 @@ def evaluate_command(
     segmenter, trained = open_segmenter(checkpoint, device, **overrides)
     class_names = trained.class_names
     dataset = open_dataset(data, split=None if split == "all" else split, class_names=class_names)
-    samples = Every(dataset, every)
+    samples, source = Every(dataset, every), Source(proposals, limit, cache)()
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(samples))
-        rows = {"prm": evaluate(segmenter, samples, class_names, lambda image: proposals_for(image, cache, limit),
-                                lambda: progress.advance(task))}  # fmt: skip
+        rows = {"prm": evaluate(segmenter, samples, class_names, source, lambda: progress.advance(task))}
         if baseline:
             rows |= _baseline(data, samples, baseline, progress)
     made = {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")}

@@ -20,6 +20,7 @@ from .shared import (
     InputSize,
     Json,
     Limit,
+    Proposals,
     given,
     make_folder,
     open_segmenter,
@@ -47,10 +48,6 @@ Work = Annotated[
     typer.Option(metavar="FOLDER", help="Where finished pictures are kept; default: OUT/studies. An interrupted run "
                  "goes on from there."),
 ]  # fmt: skip
-Proposals = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", help="Proposals made by others: MCG, COB, DeepMask ... Default: generated here."),
-]
 Step = Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Samples of pictures behind each interval; 0 for no intervals.")]
 
@@ -82,7 +79,8 @@ def tables_command(
 def judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device, overrides):
     """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
     from ..datasets import open_dataset
-    from ..judge import Source, judge
+    from ..judge import judge
+    from ..proposals import Source
 
     if data is None:
         if checkpoints:

@@ -36,6 +36,12 @@ DataOption = Annotated[
     Path, typer.Option("--data", metavar="PATH",
                        help="A data set: a synthetic one, BBBC038 (.zip or folder), or a folder with labels.csv.")
 ]  # fmt: skip
+Proposals = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Proposals made by others: a file or folder of MCG, COB, DeepMask ... Default: "
+                 "generated here."),
+]  # fmt: skip
+
 ClassThreshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least probability of a class.")]
 PeakThreshold = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least response, as a share of the class's strongest peak.")

@@ -21,6 +21,7 @@ from .shared import (
     Every,
     Json,
     Limit,
+    Proposals,
     check_masks,
     check_one_of,
     make_folder,
@@ -70,6 +71,7 @@ def tune(
                      "is within a point of the best lies at the edge of what was tried."),
     ] = 3,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
+    proposals: Proposals = None,
     limit: Limit = 1000,
     cache: Cache = None,
     device: Device = "cpu",
@@ -86,7 +88,7 @@ def tune(
 
     from .. import tuning
     from ..datasets import open_dataset
-    from ..proposals import proposals_for
+    from ..proposals import Source
 
     started = time.perf_counter()
     check_one_of("--objective", [objective], tuning.OBJECTIVES)
@@ -101,12 +103,13 @@ def tune(
         usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *tuning.GRID)}
         segmenter.settings = replace(segmenter.settings, **usual)
     grid = tuning.full_grid(segmenter.settings, given, tuning.OBJECTIVES[objective])
+    source = Source(proposals, limit, cache)()
     samples = Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
     if objective != "proxy":
         check_masks(samples, data, f"tuning by --objective {objective} (proxy needs none)")
     with progress_bar() as progress:
         task = progress.add_task("gathering the sums of Eq. 6", total=len(samples))
-        pictures = tuning.gather(segmenter, samples, lambda image: proposals_for(image, cache, limit), grid,
+        pictures = tuning.gather(segmenter, samples, source, grid,
                                  lambda: progress.advance(task))  # fmt: skip
         gathered = time.perf_counter()
         task = progress.add_task("searching", total=math.prod(len(grid[name]) for name in tuning.WEIGHTS))

@@ -2,5 +2,6 @@
 
 from .cache import proposals_for
 from .reading import open_proposals
+from .source import Source
 
-__all__ = ["open_proposals", "proposals_for"]
+__all__ = ["Source", "open_proposals", "proposals_for"]
