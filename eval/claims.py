@@ -26,9 +26,12 @@ def claims(runs: Runs) -> list[Claim]:
     """The paper's claims, each judged by the differences between runs of one seed.
 
     It holds (or does not hold) if the 95 % interval of the mean difference, by Student's t over the seeds, lies above
-    (below) zero; otherwise, and with fewer than two seeds, it is not decided.
+    (below) zero; otherwise, and with fewer than two seeds, it is not decided. Without peak stimulation there is nothing
+    to judge.
     """
     found = []
+    if not runs.of("peak"):
+        return found
 
     def claim(table: str, text: str, better: tuple, worse: tuple, other: str = "peak") -> None:
         found.append(_judged(table, text, runs, better, worse, other))

@@ -83,6 +83,8 @@ class Part:
     curves: list[Drawing]
     failures: Drawing | None
     gallery: dict[str, list[Case]]
+    gallery_of: str
+    """The run that the gallery shows."""
     timing: Table
 
 
@@ -99,7 +101,7 @@ def parts(groups: Sequence[Runs], judged: Sequence[Judged], tick: Callable[[int]
         found.append(Part(
             runs, known, claims_table(runs), tables(runs), _measures(first), _figure_6(first) if masked else [],
             _curves(first) if masked else [], _shares(first) if masked else None,
-            _gallery(shown_run, tick) if mine else {}, _timing(runs),
+            _gallery(shown_run, tick) if mine else {}, run_name(shown_run.figures) if mine else "", _timing(runs),
         ))  # fmt: skip
     return found
 
@@ -200,12 +202,12 @@ def _timing(runs: Runs) -> Table:
     return Table("Time", columns, rows, ["Wall clock, whatever else the machine did; kept pictures as first made."])
 
 
-def run_name(run: dict) -> str:
+def run_name(run: dict, seed: bool = True) -> str:
     made = run["run"]
     if made["network"] is None:
         return "no network"
     aggregation = AGGREGATIONS.get(made["aggregation"], made["aggregation"])
-    return f"{made['network']}, {aggregation}, seed {made['seed']}"
+    return f"{made['network']}, {aggregation}" + (f", seed {made['seed']}" if seed else "")
 
 
 # ---- plots

@@ -47,8 +47,8 @@ def _sections(part: Part, several: bool) -> Iterable[tuple[str, str]]:
         yield f"The paper’s tables{of}", "\n".join(_table(table) for table in part.tables)  # noqa: RUF001
     if part.figure_6:
         yield f"Figure 6: quality of Peak Response Maps{of}", _plots(
-            part.figure_6, "wide", f"As the paper's Figure 6: {label}. Dots: mean; bars: quartiles; n: maps. The share "
-            "is that inside the best instance of the map's class.")  # fmt: skip
+            part.figure_6, "wide", f"As the paper's Figure 6: {label}. Dots: mean; bars: quartiles; n: maps of all "
+            "runs shown. The share is that inside the best instance of the map's class.")  # fmt: skip
     if part.curves:
         yield f"Precision and recall of the masks{of}", _plots(
             part.curves, "small", f"Precision against recall of the method's own masks at an overlap (IoU) of 0.5, a "
@@ -57,7 +57,7 @@ def _sections(part: Part, several: bool) -> Iterable[tuple[str, str]]:
         plot = _plots([part.failures], "wide", f"Each true instance falls into exactly one category: {label}.")
         yield f"Failures by category{of}", plot + "\n".join(_table(table) for table in part.measures[:2])
     if part.gallery:
-        yield f"Successes and failures in pictures{of}", _gallery(part.gallery, label)
+        yield f"Successes and failures in pictures{of}", _gallery(part.gallery, f"{label}; {part.gallery_of}")
     more = part.measures[2:] if part.failures else part.measures
     yield f"More measures{of}", "\n".join(_table(table) for table in (*more, part.timing))
     yield f"Settings and training{of}", "\n".join(_settings(run) for run in part.runs.all)
@@ -68,10 +68,10 @@ def _sections(part: Part, several: bool) -> Iterable[tuple[str, str]]:
 
 def _header(runs: Runs) -> str:
     made = runs.all[0]["run"]
-    seeds: dict[str, list[str]] = {}
+    seeds: dict[str, list] = {}
     for run in runs.all:
-        seeds.setdefault(run_name(run).rpartition(", seed ")[0] or run_name(run), []).append(str(run["run"]["seed"]))
-    networks = "<br>".join(f"{_text(name)}{'' if name == 'no network' else ': seed ' + _text(', '.join(some))}"
+        seeds.setdefault(run_name(run, seed=False), []).append(run["run"]["seed"])
+    networks = "<br>".join(_text(name) + (f": seed {', '.join(map(str, sorted(some)))}" if None not in some else "")
                            for name, some in seeds.items())  # fmt: skip
     facts = {
         "data set": _text(made["data"]), "split": _text(made["split"]),
@@ -106,27 +106,29 @@ def _table(table: Table, heading: bool = True) -> str:
 def _head(table: Table) -> str:
     """One row of names, or two, with the groups above their names."""
     grouped = any(group and name for group, name in table.columns)
+    numbers = [all(NUMBER.fullmatch(row[k]) for row in table.rows if row[k]) for k in range(len(table.columns))]
     upper, lower = [], []
-    for group, columns in groupby(table.columns, key=lambda column: column[0]):
-        names = [name for _, name in columns]
+    for group, columns in groupby(enumerate(table.columns), key=lambda column: column[1][0]):
+        names = [(name, " n" if numbers[k] else "") for k, (_, name) in columns]
         kind = _kind(group)
         if grouped and group:
             upper.append(f'<th scope="colgroup" colspan="{len(names)}" class="group{kind}">{_heading(group)}</th>')
-            lower += [f'<th scope="col" class="{kind.strip()}">{_heading(name)}</th>' for name in names]
+            lower += [f'<th scope="col" class="{(kind + n).strip()}">{_heading(name)}</th>' for name, n in names]
         else:
             span = ' rowspan="2"' if grouped else ""
-            upper += [f'<th scope="col"{span}>{_heading(name)}</th>' if name else f"<td{span}></td>" for name in names]
+            upper += [f'<th scope="col" class="{n.strip()}"{span}>{_heading(name)}</th>' if name else f"<td{span}></td>"
+                      for name, n in names]  # fmt: skip
     return "".join(f"<tr>{''.join(row)}</tr>\n" for row in (upper, lower) if row)
 
 
 def _row(row: Sequence[str], groups: Sequence[str]) -> str:
-    cells = [f'<th scope="row">{_heading(row[0])}</th>']
+    cells = [f'<th scope="row" class="{"long" if len(row[0]) > 20 else ""}">{_heading(row[0])}</th>']
     for text, group in zip(row[1:], groups[1:]):
         if text in VERDICT_CLASSES:
             cells.append(f'<td><span class="verdict {VERDICT_CLASSES[text]}">{text}</span></td>')
             continue
         number = not text or NUMBER.fullmatch(text)
-        kind = _kind(group) + (" n" if number else "")
+        kind = _kind(group) + (" n" if number else " words")
         cells.append(f'<td class="{kind.strip()}">{_cell_text(text) if number else _heading(text)}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -163,8 +165,8 @@ def _case(case: Case) -> str:
                     for what, data in case.tiles.items())  # fmt: skip
     legend = "".join('<li><span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*colour)
                      + f"{_text(name)}</li>" for name, colour in case.legend)  # fmt: skip
-    instances = ", ".join(f"{count} {name}" for name, count in case.outcomes.items())
-    verdicts = ", ".join(f"{count} {name}" for name, count in case.verdicts.items()) or "none"
+    instances = ", ".join(f"{name} {count}" for name, count in case.outcomes.items())
+    verdicts = ", ".join(f"{name} {count}" for name, count in case.verdicts.items()) or "none"
     return (f'<figure class="case">\n<div class="tiles">{tiles}</div>\n<figcaption><b>{_text(case.name)}</b> '
             f'<ul class="legend">{legend}</ul><br>true instances: {_text(instances)}; predictions: {_text(verdicts)}'
             "</figcaption>\n</figure>")  # fmt: skip
@@ -240,7 +242,7 @@ _STYLE = """
 :root { --ink: #1c1c1f; --soft: #5c5c64; --page: #f5f5f4; --card: #fff; --line: #dededc; --paper: #f6efe0;
   --here: #e8f1fa; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 1240px; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 1300px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
 h1 { margin: 0 0 1rem; font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { margin: 0 0 .75rem; font-size: 1.25rem; line-height: 1.3; overflow-wrap: anywhere; }
@@ -270,13 +272,15 @@ pre { margin: .5rem 0; padding: .6rem .8rem; background: var(--card); border: 1p
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .32rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .32rem .55rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th, thead td { vertical-align: bottom; font-weight: 600; border-bottom: 2px solid #b9b9b5; }
 thead th.group { border-bottom: 1px solid var(--line); text-align: center; }
-tbody th { font-weight: normal; min-width: 9rem; max-width: 24rem; }
+tbody th { font-weight: normal; max-width: 24rem; }
+td.words { min-width: 9rem; }
+tbody th.long { min-width: 11rem; }
 tr > :first-child { position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead tr + tr > :first-child { position: static; }
-td.n, thead th.paper, thead th.here { text-align: right; }
+.n { text-align: right; }
 td.n { white-space: nowrap; }
 thead th.group { text-align: center; }
 tr > .paper, thead tr + tr > .paper { background: var(--paper); }
@@ -309,7 +313,8 @@ summary { cursor: pointer; }
   body { padding: 1rem .6rem 2rem; }
   section, nav { padding: .9rem .75rem; }
   th, td { padding: .3rem .5rem; }
-  tbody th { min-width: 7rem; max-width: 42vw; overflow-wrap: anywhere; }
+  tbody th, tbody th.long { min-width: 0; max-width: 42vw; overflow-wrap: break-word; }
+  .small > div { grid-template-columns: 1fr 1fr; }
 }
 @media print {
   body { max-width: none; padding: 0; background: #fff; font-size: 11px; }

@@ -15,8 +15,10 @@ from torch import nn
 
 from prm import InputError
 from prm.accelerated import PeakBackprop, fully_convolutional, network, peak_stimulation
+from prm.accelerated.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from prm.accelerated.networks import NETWORKS, PRETRAINED, ResNet, load_pretrained, resnet18, vgg16
 from prm.accelerated.networks.resnet import BasicBlock
+from prm.accelerated.networks.weights import checkpoint_page, load_features
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import randomise
 from prm.parity_tests.tolerances import NETWORK, as_array, assert_close
@@ -232,6 +234,41 @@ def test_paths_that_are_no_file(tmp_path):
         with pytest.raises(InputError) as caught:
             load_pretrained(tiny(), path)
         assert_one_line(caught, path)
+
+
+# ---- a network trained here as the start of another
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_features_of_a_trained_network_with_a_new_classifier(classes):
+    # also where the old classifier would fit
+    start = randomise(network("smallnet", 2, widths=(4, 6)), seed=1).state_dict()
+    model = network("smallnet", classes, widths=(4, 6))
+    fresh = copy.deepcopy(model.classifier.state_dict())
+    assert load_features(model, start, "start") == ["classifier.weight", "classifier.bias"]
+    assert all(torch.equal(model.classifier.state_dict()[name], tensor) for name, tensor in fresh.items())
+    features = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("features.")}
+    assert len(features) == len(start) - 2
+    assert all(torch.equal(tensor, start[name]) for name, tensor in features.items())
+
+
+def test_the_features_of_another_network():
+    start = network("smallnet", 2, widths=(4, 8)).state_dict()
+    with pytest.raises(InputError) as caught:
+        load_features(network("smallnet", 2, widths=(4, 6)), start, "runs/start")
+    assert_one_line(caught, "runs/start", "features.7.weight is (8, 4, 3, 3), expected (6, 4, 3, 3)")
+
+
+def test_which_weights_are_a_checkpoint(tmp_path):
+    page = tmp_path / "checkpoint.json"
+    save_checkpoint(random_checkpoint("smallnet", ["a"], widths=[4]), page)
+    (weights,) = tmp_path.glob("*.safetensors")
+    for source in (tmp_path, page, weights):
+        assert load_checkpoint(checkpoint_page(source)).class_names == ["a"]
+    # weights of an earlier epoch, that the page no longer names, and files from elsewhere
+    older = weights.with_name("checkpoint.weights.00000000.safetensors")
+    others = [older, tmp_path / "w.pth", tmp_path / "w.safetensors", "imagenet", "https://example.org/w.pth"]
+    assert [checkpoint_page(source) for source in others] == [None] * 5
 
 
 # ---- downloads

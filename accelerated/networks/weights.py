@@ -1,4 +1,4 @@
-"""Pretrained weights: torchvision's files read into our networks, from disk or downloaded with a checksum."""
+"""Weights to start from: torchvision's files, from disk or downloaded with a checksum, and networks trained here."""
 
 from __future__ import annotations
 
@@ -36,6 +36,39 @@ def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
     state = _read(source)
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise InputError(f"{source}: not a weight file (it holds no table of named tensors)")
+    return _load(model, state, source)
+
+
+def load_features(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> list[str]:
+    """Load all but the classifier of a network trained here, as the start of another training.
+
+    The classifier is left as initialised even where it would fit, as when the paper's networks start from ImageNet: it
+    was trained for other classes or another aggregation. The input must be normalised as that network's was.
+
+    Parameters
+    ----------
+    state : the trained network's parameters and buffers by name, such as `Checkpoint.state`
+    source : where they are from, for messages
+
+    Returns and raises as `load_pretrained`.
+    """
+    classifier = _classifier_names(model)
+    return _load(model, {name: tensor for name, tensor in state.items() if name not in classifier}, source)
+
+
+def checkpoint_page(source: str | Path) -> Path | None:
+    """What `load_checkpoint` takes, where `source` is a checkpoint: its folder, its page or the weights that it names.
+
+    None for anything else, which `load_pretrained` takes. A checkpoint also says how its input was normalised.
+    """
+    path = Path(source)
+    if path.is_dir() or path.suffix == ".json":
+        return path
+    page = path.with_name(path.name.partition(".weights.")[0] + ".json")
+    return page if page.is_file() and path.name in page.read_text(errors="replace") else None
+
+
+def _load(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> list[str]:
     own = model.state_dict()
     classifier = _classifier_names(model)
     fitting, left = {}, []

@@ -65,10 +65,11 @@ def report_command(
     from ..report_page import page
     from ..tables import by_data, read_runs
 
+    groups = by_data(read_runs(files))
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("pictures of failures", total=None, visible=False)
-        found = parts(by_data(read_runs(files)), [run for _, run in judged],
+        found = parts(groups, [run for _, run in judged],
                       lambda total: progress.update(task, advance=1, total=total, visible=True))  # fmt: skip
     atomic_write(out / "report.json", as_json(found, command_line()))
     atomic_write(out / "report.html", page(found, command_line()))
