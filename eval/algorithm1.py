@@ -61,6 +61,13 @@ class Choice:
 
 
 @torch.no_grad()
+def respond(segmenter: Segmenter, image: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Class response maps (C, h, w) and class scores (C,) of a picture (H, W, 3) uint8, without any walk."""
+    maps = segmenter.prepare([image], segmenter.input_size(*image.shape[:2])).maps[0]
+    return maps, segmenter.peaks(maps)[0]
+
+
+@torch.no_grad()
 def walk(segmenter: Segmenter, image: np.ndarray, *settings: SegmentationSettings) -> Walk:
     """Walk back from the peaks of a picture (H, W, 3) uint8 that pass any of `settings` (default: the segmenter's)."""
     run = segmenter.prepare([image], segmenter.input_size(*image.shape[:2]))

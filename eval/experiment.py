@@ -29,7 +29,7 @@ from prm.accelerated.checkpoint import Checkpoint
 from prm.accelerated.retrieval import suppression
 from prm.files import atomic_write
 
-from .algorithm1 import Choice, Walk, choose, fit, walk
+from .algorithm1 import Choice, Walk, choose, fit, respond, walk
 from .boxes import best_overlapping, cam_boxes, ellipses, enlarged, instance_boxes, peak_boxes, rectangles
 from .datasets.base import VOID
 from .metrics import confusion, merge_instances, response_record, strongest_points
@@ -117,8 +117,11 @@ class Study:
 
 
 def study(segmenter: Segmenter | None, num_classes: int, prepared: tuple) -> Study:
-    """Everything about one picture; prepared: (sample, its proposals, seconds they took). Without a segmenter only what
-    the ground truth and the proposals say."""
+    """Everything about one picture; prepared: (sample, its proposals or None, seconds they took).
+
+    Without a segmenter only what the ground truth and the proposals say; without proposals only what needs no mask,
+    and no walk.
+    """
     sample, proposals, spent = prepared
     started = time.perf_counter()
     size = sample.image.shape[:2]
@@ -126,10 +129,11 @@ def study(segmenter: Segmenter | None, num_classes: int, prepared: tuple) -> Stu
     present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
     one = Study(sample.name, tuple(size), present, sample.boxes, sample.box_labels, sample.box_difficult)
     if segmenter is not None:
-        found = walk(segmenter, sample.image)
-        maps = enlarged(found.maps, size)
-        one = replace(one, scores=found.scores.double().cpu().numpy(), points=strongest_points(maps))
-    if sample.masks is not None:
+        found = None if proposals is None else walk(segmenter, sample.image)
+        maps, scores = respond(segmenter, sample.image) if found is None else (found.maps, found.scores)
+        maps = enlarged(maps, size)
+        one = replace(one, scores=scores.double().cpu().numpy(), points=strongest_points(maps))
+    if proposals is not None:
         truth = Proposals.from_masks(torch.from_numpy(sample.masks))
         void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
         galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
@@ -246,14 +250,14 @@ def studies(
     segmenter: Segmenter | None,
     samples: Sequence,
     num_classes: int,
-    propose: Callable,
+    propose: Callable | None,
     folder: Path,
     share: tuple[int, int] = (0, 1),
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Study all pictures of a data set, or one process's share of them; what `folder` holds already is not done again.
 
-    propose: sample -> Proposals; called one picture ahead, in another thread. share: (k, n), every n-th picture from
+    propose: sample -> Proposals; called one picture ahead, in another thread. None leaves masks alone. share: (k, n), every n-th picture from
     the k-th on. tick: called after every picture. Raises InputError for what cannot be read or written.
     """
     numbers = range(share[0], len(samples), share[1])
@@ -298,11 +302,12 @@ def fingerprint(checkpoint: Checkpoint, settings: SegmentationSettings) -> dict:
     return {"parameters": digest.hexdigest(), "settings": asdict(settings), **made}
 
 
-def _prepare(propose: Callable, sample) -> tuple:
-    """The sample with its picture and annotation read, its proposals, and the seconds that they took."""
+def _prepare(propose: Callable | None, sample) -> tuple:
+    """The sample with its picture and annotation read, its proposals (None where no mask is to be judged), and the
+    seconds that they took."""
     started = time.perf_counter()
-    _ = sample.masks, sample.boxes  # read when first asked for: here, and not while the walk waits
-    proposals = propose(sample) if sample.masks is not None else Proposals.empty(*sample.image.shape[:2])
+    _ = sample.image, sample.boxes  # read when first asked for: here, and not while the walk waits
+    proposals = None if propose is None or sample.masks is None else propose(sample)
     return sample, proposals, time.perf_counter() - started
 
 

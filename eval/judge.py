@@ -23,7 +23,7 @@ class Judged:
     folder: Path
     samples: Sequence
     segmenter: Segmenter | None
-    source: Source
+    source: Source | None
 
 
 def judge(
@@ -32,28 +32,28 @@ def judge(
     samples: Sequence,
     class_names: Sequence[str],
     data: dict,
-    source: Source,
+    source: Source | None,
     work: Path,
     bootstrap: int = 500,
     tick: Callable[[], None] = lambda: None,
 ) -> Judged | None:
     """Study every picture, unless that has been done, and sum up; None in all but the first process of a torchrun.
 
-    segmenter, checkpoint: None for what needs no network: the upper bounds.
-
+    segmenter, checkpoint: None for what needs no network: the upper bounds. source: None for what needs no mask.
     data: {"data": its name, "split", ...}, whatever says which pictures these are. work: where studies are kept.
     bootstrap: samples behind the intervals; 0 for none.
     """
-    page = {"data": data, "proposals": source.description()}
+    proposals = None if source is None else source.description()
+    page = {"data": data, "proposals": proposals}
     if segmenter is not None:
         page["network"] = fingerprint(checkpoint, segmenter.settings)
     folder = run_folder(work, page)
     rank, processes = share_of_processes()
-    studies(segmenter, samples, len(class_names), source(), folder, (rank, processes), tick)
+    studies(segmenter, samples, len(class_names), source and source(), folder, (rank, processes), tick)
     wait_for_all(processes)
     if rank:
         return None
-    run = {**data, "class_names": list(class_names), "proposals": source.description(), "version": prm.__version__}
+    run = {**data, "class_names": list(class_names), "proposals": proposals, "version": prm.__version__}
     run |= {"network": None, "aggregation": None, "seed": None}
     if segmenter is not None:
         run |= {

@@ -239,6 +239,16 @@ def test_other_settings_are_another_folder(tmp_path):
     assert a != b and a == run_folder(tmp_path, {"alpha": 1}) and (a / "run.json").is_file()
 
 
+def test_without_masks_there_is_no_walk_and_the_same_localization(segmenter, found, tmp_path):
+    studies(segmenter, Pictures(4), len(CLASSES), None, tmp_path)
+    for one, full in zip(load_studies(tmp_path, 4), found[1]):
+        assert one.truth is None and not one.answers and not one.quality
+        np.testing.assert_array_equal(one.points, full.points)
+        np.testing.assert_array_equal(one.scores, full.scores)
+    figures = summary(list(load_studies(tmp_path, 4)), CLASSES, samples=0)
+    assert {"classification", "localization"} <= set(figures) and "instances" not in figures
+
+
 def test_without_a_network_the_upper_bounds_are_left(tmp_path):
     studies(None, Pictures(4), len(CLASSES), propose, tmp_path)
     figures = summary(list(load_studies(tmp_path, 4)), CLASSES, samples=0)

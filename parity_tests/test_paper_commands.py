@@ -100,6 +100,8 @@ def test_table_1_on_val_and_all_others_on_the_pictures_with_masks(place):
     rest = done("eval", "tables", "--data", VOC, "--split", "seg-val", *both, "--out", "t2",
                 "--name", "VOC in small", "--json", "claims.json", cwd=place)  # fmt: skip
     assert "Table 1" in one and "VOC2012, val, 5 pictures" in one
+    alone = done("eval", "tables", "--data", VOC, "--split", "val", *both, "--no-masks", "--out", "t0", cwd=place)
+    assert alone.startswith(one[: one.index("**Table 2")].rstrip()) and "Table 2" not in alone
     for title in ("Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 6", "Per class", "poster of WISE"):
         assert title in rest
     assert "VOC in small, seg-val, 4 pictures" in rest

@@ -49,6 +49,7 @@ Work = Annotated[
                  "goes on from there."),
 ]  # fmt: skip
 Step = Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")]
+Masks = Annotated[bool, typer.Option(help="Without masks: Table 1 alone, from forward passes and boxes.")]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Samples of pictures behind each interval; 0 for no intervals.")]
 
 
@@ -56,7 +57,7 @@ def tables_command(
     runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None, checkpoint: Networks = None,
     out: Out = Path("prm-tables"), work: Work = None, proposals: Proposals = None, limit: Limit = 1000,
     cache: Cache = None, every: Step = 1, class_threshold: ClassThreshold = None, size: InputSize = None,
-    bootstrap: Bootstrap = 500, device: Device = "cpu", json_file: Json = None,
+    bootstrap: Bootstrap = 500, masks: Masks = True, device: Device = "cpu", json_file: Json = None,
 ) -> None:  # fmt: skip
     """Tables 1 to 6 and Figure 6 of the paper, its own numbers beside those of your networks on your data; and which of
     its claims your runs bear out.
@@ -66,7 +67,7 @@ def tables_command(
     """
     started = time.perf_counter()
     judged = judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
-                        given(class_threshold=class_threshold, size=size))  # fmt: skip
+                       given(class_threshold=class_threshold, size=size), masks)  # fmt: skip
     if judged is None:
         return
     text, found = _tables([*(runs or []), *(path for path, _ in judged)])
@@ -76,7 +77,9 @@ def tables_command(
     out_console.print(text)
 
 
-def judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device, overrides):
+def judge_all(
+    data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device, overrides, masks=True
+):
     """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
     from ..datasets import open_dataset
     from ..judge import judge
@@ -87,8 +90,9 @@ def judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache
             raise InputError("judging a network needs --data PATH")
         return []
     make_folder(out)
-    source = Source(proposals, limit, cache)
-    source()  # what cannot be opened is said before the work
+    source = Source(proposals, limit, cache) if masks else None
+    if masks:
+        source()  # what cannot be opened is said before the work
     judged = []
     with progress_bar() as progress:
         for path, stem in zip(checkpoints or [None], _stems(checkpoints or [Path("bounds")])):
