@@ -59,3 +59,15 @@ def test_the_oracles_tests_exist_and_their_functions_say_the_equation(row):
         for equation in re.findall(r"^Eq\. (\d)", paper):
             said = {int(n) for pair in re.findall(r"Eqs?\. (\d)(?:(?:-| and )(\d))?", doc) for n in pair if n}
             assert not said or min(said) <= int(equation) <= max(said), (function, paper)
+
+
+def test_the_page_of_tables_is_what_the_command_makes_of_the_runs(capsys, monkeypatch):
+    from prm.eval.cli import main
+
+    files = sorted(str(path) for path in (ROOT / "eval" / "results" / "tables").glob("*/*.json"))
+    assert files
+    monkeypatch.setattr("sys.argv", ["prm", "eval", "tables", *files])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().out.rstrip() == (ROOT / "docs" / "tables.md").read_text().rstrip()

@@ -43,3 +43,23 @@ for part in "${parts[@]}"; do
     *) echo "unknown part: $part" >&2; exit 2 ;;
     esac
 done
+
+# Every network's settings are chosen on some of its training pictures with masks, then it is judged on the val split.
+# judge PART DATA NAME TUNE-EVERY VAL-EVERY
+judge() {
+    for net in $work/$1/*-[0-9]; do
+        file=$results/$1/$(basename "$net").json
+        [ -e "$file" ] && continue
+        prm tune --data "$2" --split train --every "$4" -c "$net" --cache $work/proposals
+        prm eval tables --data "$2" --split val --every "$5" --name "$3" -c "$net" --out $results/$1 \
+            --work $work/studies --cache $work/proposals
+        rm $results/$1/tables.md
+    done
+}
+for part in "${parts[@]}"; do
+    case "$part" in
+    synthetic*) judge "$part" $work/synthetic/scenes "drawn scenes" 6 1 ;;
+    nuclei) judge "$part" $work/bbbc038_stage1_train.zip BBBC038 30 8 ;;
+    esac
+done
+prm eval tables $results/*/*.json > docs/tables.md
