@@ -257,8 +257,9 @@ def studies(
 ) -> None:
     """Study all pictures of a data set, or one process's share of them; what `folder` holds already is not done again.
 
-    propose: sample -> Proposals; called one picture ahead, in another thread. None leaves masks alone. share: (k, n), every n-th picture from
-    the k-th on. tick: called after every picture. Raises InputError for what cannot be read or written.
+    propose: sample -> Proposals; called one picture ahead, in another thread. None leaves masks alone. share: (k, n),
+    every n-th picture from the k-th on. tick: called after every picture. Raises InputError for what cannot be read or
+    written.
     """
     numbers = range(share[0], len(samples), share[1])
     missing = [k for k in numbers if _load(_file(folder, k)) is None]

@@ -40,7 +40,8 @@ def judge(
     """Study every picture, unless that has been done, and sum up; None in all but the first process of a torchrun.
 
     segmenter, checkpoint: None for what needs no network: the upper bounds. source: None for what needs no mask.
-    data: {"data": its name, "split", ...}, whatever says which pictures these are. work: where studies are kept.
+    data: {"data": its name, "split", ...}, whatever says which pictures these are; "path" stays out of the figures.
+    work: where studies are kept.
     bootstrap: samples behind the intervals; 0 for none.
     """
     proposals = None if source is None else source.description()
@@ -53,7 +54,8 @@ def judge(
     wait_for_all(processes)
     if rank:
         return None
-    run = {**data, "class_names": list(class_names), "proposals": proposals, "version": prm.__version__}
+    run = {name: value for name, value in data.items() if name != "path"}
+    run |= {"class_names": list(class_names), "proposals": proposals, "version": prm.__version__}
     run |= {"network": None, "aggregation": None, "seed": None}
     if segmenter is not None:
         run |= {
