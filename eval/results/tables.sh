@@ -63,3 +63,11 @@ for part in "${parts[@]}"; do
     esac
 done
 prm eval tables $results/*/*.json > docs/tables.md
+
+# What `prm tune` is worth on other pictures than those that it chose on, against the defaults.
+half() { prm tune --data "$1" --split val --halves --against-defaults --no-write --cache $work/proposals "${@:2}"; }
+out=eval/results/tune
+half $work/synthetic/scenes --every 2 -c $work/synthetic/peak-0 --json $out/scenes.json --plot docs/tune-scenes.png
+half $work/synthetic/scenes --every 2 -c $work/synthetic/peak-0 --objective proxy --json $out/scenes-proxy.json
+half $work/bbbc038_stage1_train.zip --every 6 --json $out/nuclei.json
+half $work/bbbc038_stage1_train.zip --every 6 --objective proxy --json $out/nuclei-proxy.json
