@@ -29,7 +29,7 @@ def claims(runs: Runs) -> list[Claim]:
     (below) zero; otherwise, and with fewer than two seeds, it is not decided. Without peak stimulation there is nothing
     to judge.
     """
-    found = []
+    found, runs = [], runs.first
     if not runs.of("peak"):
         return found
 
@@ -76,7 +76,7 @@ def _judged(table: str, text: str, runs: Runs, better: tuple, worse: tuple, othe
     pairs = [(value(mine[seed], *better), value(theirs[seed], *worse)) for seed in seeds]
     points = [100 * (a - b) for a, b in pairs if a is not None and b is not None]
     if len(points) < 2:
-        return Claim(table, text, "not decided", f"{points[0]:+.1f}, one seed" if points else "no such runs")
+        return Claim(table, text, "not decided", f"{points[0]:+.1f}, one seed" if points else "undefined")
     mean = statistics.mean(points)
     reach = stats.t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / len(points) ** 0.5
     verdict = "holds" if mean - reach > 0 else "does not hold" if mean + reach < 0 else "not decided"
@@ -84,9 +84,7 @@ def _judged(table: str, text: str, runs: Runs, better: tuple, worse: tuple, othe
 
 
 def _by_seed(runs: list[dict]) -> dict:
-    """The runs by their seed; of several backbones the first one's."""
-    first = {run["run"]["network"] for run in runs[:1]}
-    return {run["run"]["seed"]: run for run in runs if run["run"]["network"] in first}
+    return {run["run"]["seed"]: run for run in runs}
 
 
 def _mean(runs: list[dict], method: str, metric: str) -> float:

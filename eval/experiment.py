@@ -3,7 +3,7 @@
 `study` takes one picture apart: class scores, the strongest response of each class, the quality of the Peak Response
 Maps, and the instances that every method of Tables 4 to 6 finds, as pixel counts in common with the ground truth.
 `studies` goes over a data set: finished pictures are kept, so that an interrupted run goes on where it was, and several
-processes share the pictures of one run. The figures are made of these files alone (see `figures_of`).
+processes share the pictures of one run. The figures are made of these files alone (see `summary`).
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class Study:
     answers: dict[str, Detections] = field(default_factory=dict)
     masks: list[dict] = field(default_factory=list)
     """COCO run-length codes of the method's own answer."""
+    masks_known: list[dict] | None = None
+    """The same without void pixels; None where there are none."""
     quality: dict[str, np.ndarray] = field(default_factory=dict)
     """The fields of a `ResponseRecord`, and `known`: q without void pixels."""
     confusion: np.ndarray | None = None
@@ -142,7 +144,9 @@ def study(segmenter: Segmenter | None, num_classes: int, prepared: tuple) -> Stu
             answers |= _of_network(segmenter.settings, found, maps, one.scores, galleries)
             own = answers[ANSWER]
             quality, merged = _quality(found, truth, void, sample.mask_labels), _confusion(own, sample, num_classes)
-            one = replace(one, masks=_codes(own[0].masks().numpy()), quality=quality, confusion=merged)
+            masks = own[0].masks().numpy()
+            known = None if sample.void is None else _codes(masks & ~sample.void)
+            one = replace(one, masks=_codes(masks), masks_known=known, quality=quality, confusion=merged)
         answers = {name: _detections(*answer, truth, void) for name, answer in answers.items()}
         one = replace(one, truth=_truth(sample, truth, proposals), answers=answers, proposals=len(proposals))
     return replace(one, seconds={"proposals": spent, "study": time.perf_counter() - started})
@@ -240,6 +244,8 @@ def _confusion(own: tuple, sample, num_classes: int) -> np.ndarray:
         true = merge_instances(sample.masks, sample.mask_labels, np.zeros(len(sample.masks)), sample.masks.shape[1:])
         if sample.void is not None:
             true[sample.void] = VOID
+        if sample.crowd is not None:  # who is there is not told apart, but it is no background
+            true[sample.crowd[0].any(axis=0) & (true == 0)] = VOID
     return confusion(predicted, np.asarray(true, dtype=np.int64), num_classes)
 
 
@@ -320,7 +326,8 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _save(path: Path, one: Study) -> None:
-    page = {"name": one.name, "size": one.size, "proposals": one.proposals, "seconds": one.seconds, "masks": one.masks}
+    page = {"name": one.name, "size": one.size, "proposals": one.proposals, "seconds": one.seconds, "masks": one.masks,
+            "masks_known": one.masks_known}  # fmt: skip
     arrays = {name: getattr(one, name) for name in ("scores", "present", "points", "confusion", *_BOXES)}
     arrays |= {f"quality/{name}": value for name, value in one.quality.items()}
     if one.truth is not None:

@@ -45,7 +45,9 @@ def judge(
     bootstrap: samples behind the intervals; 0 for none.
     """
     proposals = None if source is None else source.description()
-    page = {"data": data, "proposals": proposals}
+    page = {"data": data, "classes": list(class_names), "proposals": proposals}
+    if source is not None and source.path is not None:
+        page["files"] = str(source.path.resolve())
     if segmenter is not None:
         page["network"] = fingerprint(checkpoint, segmenter.settings)
     folder = run_folder(work, page)

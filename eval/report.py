@@ -96,7 +96,7 @@ def parts(groups: Sequence[Runs], judged: Sequence[Judged], tick: Callable[[int]
     found = []
     for runs in groups:
         mine = shown_run is not None and by_data([shown_run.figures])[0].label == runs.label
-        first = Runs(runs.label, [run for run in runs.all if run["run"]["network"] == runs.all[0]["run"]["network"]])
+        first = runs.first
         masked, known = runs.masked, claims(runs)
         found.append(Part(
             runs, known, claims_table(runs), tables(runs), _measures(first), _figure_6(first) if masked else [],

@@ -159,7 +159,8 @@ def _coco(studies, class_names, protocol) -> dict:
     predictions, truths = [], []
     for s in studies:
         found, truth = s.answers[ANSWER], s.truth
-        predictions.append(CocoPredictions(s.masks, found.labels, found.scores))
+        masks = s.masks if protocol == "coco" or s.masks_known is None else s.masks_known
+        predictions.append(CocoPredictions(masks, found.labels, found.scores))
         labels = np.concatenate([truth.labels, truth.crowd_labels])
         crowd = np.arange(len(labels)) >= len(truth.labels)
         truths.append(CocoTruths(truth.masks, labels, crowd, truth.annotated_areas))

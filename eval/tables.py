@@ -77,6 +77,12 @@ class Runs:
         return self.of("peak") or self.all
 
     @property
+    def first(self) -> Runs:
+        """Those of the first backbone: all tables but Table 5 show one."""
+        network = self.all[0]["run"]["network"]
+        return Runs(self.label, [run for run in self.all if run["run"]["network"] == network])
+
+    @property
     def masked(self) -> bool:
         return all("quality" in run for run in self.all)
 
@@ -87,7 +93,9 @@ def read_runs(files: Sequence[Path]) -> list[dict]:
     for file in files:
         try:
             page = json.loads(Path(file).read_text())
-            _ = page["run"]["aggregation"], page["run"]["data"], page["run"]["split"], page["pictures"]
+            if "made" in page:  # a report's own JSON, which stands beside the runs' in one folder
+                continue
+            _ = page["pictures"], [page["run"][key] for key in ("aggregation", "network", "seed", "data", "split")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: not the figures of a run of `prm eval tables` ({reason(error)})") from error
         runs.append(page)
@@ -95,19 +103,36 @@ def read_runs(files: Sequence[Path]) -> list[dict]:
 
 
 def by_data(runs: Sequence[dict]) -> list[Runs]:
-    """The runs of each data set and split, in the order of their first run; only the first backbone's where several."""
+    """The runs of each data set and split, in the order of their first run; those without masks stand apart.
+
+    Runs without a network are left out beside others. Raises InputError for two runs that would count as two seeds but
+    have the same one.
+    """
     groups: dict[str, list[dict]] = {}
     for run in runs:
-        made = run["run"]
-        groups.setdefault(f"{made['data']}, {made['split']}, {run['pictures']} pictures", []).append(run)
-    return [Runs(label, some) for label, some in groups.items()]
+        made, masked = run["run"], run.get("pictures_with_masks", 0)
+        label = f"{made['data']}, {made['split']}, {run['pictures']} pictures"
+        label += f", {masked} with masks" if masked not in (0, run["pictures"]) else ""
+        groups.setdefault(label, []).append(run)
+    found = []
+    for label, some in groups.items():
+        some = [run for run in some if run["run"]["network"] is not None] or some
+        kinds = [tuple(run["run"][key] for key in ("aggregation", "network", "seed")) for run in some]
+        twice = [kind for k, kind in enumerate(kinds) if kind in kinds[:k]]
+        masked = [run for run in some if "quality" in run]
+        if masked and len(masked) < len(some):
+            found += by_data(masked) + by_data([run for run in some if "quality" not in run])
+        elif twice:
+            raise InputError(f"{label}: two runs of {twice[0][0]}, {twice[0][1]}, seed {twice[0][2]}; name one of them")
+        else:
+            found.append(Runs(label, some))
+    return found
 
 
 def tables(runs: Runs) -> list[Table]:
     """Every table of the paper that these runs can answer."""
-    first = runs.all[0]["run"]["network"]
-    others = Runs(runs.label, [run for run in runs.all if run["run"]["network"] == first])
-    made = [_table_1(others)] if any("localization" in run for run in runs.all) else []
+    others = runs.first
+    made = [_table_1(others)] if any("classification" in run for run in runs.all) else []
     if not runs.masked and all("instances" in run for run in runs.all):
         return [*made, _table_4(others), _table_6(others)]  # what needs no network
     if runs.masked:
@@ -261,7 +286,9 @@ def _per_class(runs: Runs) -> Table:
         note = "WISE's poster has such a table for the 20 classes of VOC 2012; these are others."
         return Table(title, columns, values, [note, *_remarks(runs)])
     poster = [(f"{name}, poster of WISE: VOC 2012 seg val", *_paper(row)) for name, row in WISE_POSTER.items()]
-    return Table(title, columns, [*poster, *values], _remarks(runs))
+    note = ("The poster's rows follow WISE's protocol: COCO's matching and 101 recall levels, no void pixels in the "
+            "predictions, scores of at least 0.5.")  # fmt: skip
+    return Table(title, columns, [*poster, *values], [note, *_remarks(runs)])
 
 
 # ---- cells
@@ -313,4 +340,6 @@ def _remarks(runs: Runs) -> list[str]:
     counts = sorted({len(runs.of(a)) for a in (None, *AGGREGATIONS) if runs.of(a)})
     if counts == [1]:
         return ["Percent. One run each; in brackets the 95 % interval over pictures (bootstrap).", *missing]
-    return [f"Percent. Mean and standard deviation of {' or '.join(map(str, counts))} runs.", *missing]
+    text = f"Percent. Mean and standard deviation of {' or '.join(map(str, [n for n in counts if n > 1]))} runs"
+    alone = "; where there is one run, the 95 % interval over pictures (bootstrap)" if 1 in counts else ""
+    return [text + alone + ".", *missing]

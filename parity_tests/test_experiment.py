@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
@@ -119,7 +120,7 @@ def test_every_row_of_the_tables_is_there_and_the_truth_is_found_where_it_is_in_
 def test_figures_are_those_of_the_metrics_on_the_masks_themselves(segmenter, found):
     samples, one = found
     figures = summary(one, CLASSES, samples=0)
-    records, ignored, predictions, truths = [], [], [], []
+    records, ignored, predictions, known, truths = [], [], [], [], []
     for sample, s in zip(samples, one):
         instances = segmenter([sample.image], [propose(sample)])[0].instances
         masks = np.concatenate([i.mask.masks().numpy() for i in instances])
@@ -128,12 +129,18 @@ def test_figures_are_those_of_the_metrics_on_the_masks_themselves(segmenter, fou
         ignored.append(image_record(*given, void=sample.void, void_rule="ignore"))
         predictions.append(CocoPredictions(s.masks, given[1], given[2]))
         truths.append(CocoTruths(s.truth.masks, sample.mask_labels))
+        cleared = s.masks_known if sample.void is not None else s.masks
+        known.append(CocoPredictions(cleared, given[1], given[2]))
+        if sample.void is not None:
+            assert not (coco_mask.decode(cleared).transpose(2, 0, 1).astype(bool) & sample.void).any()
     mine = figures["instances"][ANSWER]
     for name, some in (("instances", records), ("void_ignored", ignored)):
         mine = figures[name][ANSWER] if name == "instances" else figures[name]
         expected = mean_average_precision(some, num_classes=len(CLASSES))
         assert [mine[f"mAP^r_{t}"] for t in (0.25, 0.5, 0.75)] == pytest.approx(expected.mean.tolist())
         assert mine["ABO"] == pytest.approx(average_best_overlap(some, num_classes=len(CLASSES)))
+    wise = coco_average_precision(known, truths, CLASSES, "wise")
+    assert figures["wise"]["AP25"] == pytest.approx(wise["AP25"], nan_ok=True)
     coco = coco_average_precision(predictions, truths, CLASSES)
     assert figures["coco"]["AP50"] == pytest.approx(coco["AP50"])
     assert figures["segmentation"]["mIoU"] == pytest.approx(mean_iou(sum(s.confusion for s in one))[1])

@@ -101,7 +101,8 @@ def test_table_1_on_val_and_all_others_on_the_pictures_with_masks(place):
                 "--name", "VOC in small", "--json", "claims.json", cwd=place)  # fmt: skip
     assert "Table 1" in one and "VOC2012, val, 5 pictures" in one
     alone = done("eval", "tables", "--data", VOC, "--split", "val", *both, "--no-masks", "--out", "t0", cwd=place)
-    assert alone.startswith(one[: one.index("**Table 2")].rstrip()) and "Table 2" not in alone
+    first = one[: one.index("**Table 2")].replace(", 4 with masks", "")
+    assert alone.startswith(first.rstrip()) and "Table 2" not in alone and ", 4 with masks" in one
     for title in ("Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 6", "Per class", "poster of WISE"):
         assert title in rest
     assert "VOC in small, seg-val, 4 pictures" in rest
@@ -134,7 +135,7 @@ def test_bad_input_is_one_line(place):
         (("eval", "tables", "-c", "voc/peak-0"), "--data"),
         (("eval", "tables", "quality.json"), "not the figures of a run"),
         (("eval", "tables", "--data", "data", "--split", "vall"), "seg-val"),
-        (("eval", "tables", "--data", "data", "-c", "voc/peak-0", "-c", "voc/../voc/peak-0"), "peak-0"),
+        (("eval", "tables", "--data", "data", "-c", "voc/peak-0", "-c", "voc/../voc/peak-0"), "'voc-peak-0'"),
         (("eval", "tables", "--data", "data", "--split", "val", "--proposals", "nowhere"), "nowhere"),
         (("eval", "proposals", "--data", "data", "--split", "val", "--half", "third"), "even"),
     ):

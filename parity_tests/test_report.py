@@ -289,10 +289,11 @@ def test_an_interruption_keeps_finished_pictures_and_the_answer_is_the_same(plac
 
 
 def test_processes_of_torchrun_share_the_pictures_and_give_the_same_answer(place, data, made, tmp_path):
-    words = "tables", "--data", data, "--split", "all", "-c", place / "average-0", "-c", place / "peak-0", "-o", tmp_path
+    words = ["tables", "--data", data, "--split", "all", "-c", place / "average-0", "-c", place / "peak-0"]
     launcher = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
-    run = subprocess.Popen(command(*words, launcher=launcher), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           text=True, env=ENVIRONMENT, start_new_session=True)  # fmt: skip
+    call = command(*words, "-o", tmp_path, launcher=launcher)
+    run = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+                           start_new_session=True)  # fmt: skip
     try:
         said, _ = run.communicate(timeout=200)
     finally:

@@ -131,6 +131,35 @@ def test_claims_about_terms_boxes_and_galleries():
     assert verdict(runs, "Table 4", "ABO").verdict == "holds"
 
 
+def test_claims_compare_one_backbone_as_the_tables_do():
+    runs = [run("peak", s, 0.6) for s in (0, 1)] + [run("average", s, 0.2, network="deep") for s in (0, 1)]
+    runs += [run("average", s, 0.7) for s in (0, 1)] + [run("peak", s, 0.9, network="deep") for s in (0, 1)]
+    assert verdict(runs, "Table 1", "than global average pooling").verdict == "does not hold"
+    assert rows_of(runs, "Table 1")["without peak stimulation / global average pooling (CAM)"][2] == "70.0 ± 0.0"
+
+
+def test_runs_of_other_kinds_do_not_empty_the_tables():
+    bounds = run(None, None, 0.9, network=None)
+    del bounds["quality"], bounds["classification"], bounds["localization"]
+    assert rows_of([*RUNS, bounds], "Table 4") == rows_of(RUNS, "Table 4") == rows_of([bounds, *RUNS], "Table 4")
+    kept = ("run", "pictures", "classification", "localization")
+    unmasked = {name: part for name, part in run("lse", 0, 0.3).items() if name in kept}
+    with_masks, without = by_data([unmasked, *RUNS])
+    assert len(tables(with_masks)) == 8 and [t.title[:7] for t in tables(without)] == ["Table 1"]
+    (alone,) = by_data([bounds])
+    assert [table.title[:7] for table in tables(alone)] == ["Table 4", "Table 6"]
+
+
+def test_one_seed_counts_once():
+    with pytest.raises(InputError, match="two runs of peak, smallnet, seed 1"):
+        by_data([*RUNS, run("peak", 1, 0.5)])
+
+
+def test_the_number_of_pictures_with_masks_is_said():
+    some = [one | {"pictures_with_masks": 4} for one in RUNS]
+    assert by_data(some)[0].label == "d, val, 10 pictures, 4 with masks"
+
+
 def test_runs_without_masks_have_table_1_alone():
     localized = {k: v for k, v in RUNS[6].items() if k in ("run", "pictures", "classification", "localization")}
     (data,) = by_data([localized])
@@ -146,6 +175,12 @@ def test_files_of_other_kinds_are_refused(tmp_path):
             read_runs([path])
     with pytest.raises(InputError, match="not the figures of a run"):
         read_runs([Path("nowhere.json")])
+
+
+def test_a_report_beside_the_runs_is_passed_over(tmp_path):
+    (tmp_path / "report.json").write_text('{"data": [], "made": {}}')
+    (tmp_path / "run.json").write_text(json.dumps(RUNS[0]))
+    assert read_runs([tmp_path / "report.json", tmp_path / "run.json"]) == [RUNS[0]]
 
 
 def test_two_data_sets_are_told_apart(tmp_path):

@@ -114,8 +114,10 @@ def judge_all(
 
 
 def _stems(checkpoints: list[Path]) -> list[str]:
-    """A name for each checkpoint's file: that of its folder, or of its own .json."""
+    """A name for each checkpoint's file: that of its folder or .json; of several alike with the folder around it."""
     stems = [path.stem if path.suffix == ".json" else path.resolve().name for path in checkpoints]
+    folders = [path.resolve().parent.name for path in checkpoints]
+    stems = [f"{f}-{stem}" if stems.count(stem) > 1 else stem for f, stem in zip(folders, stems)]
     twice = {stem for stem in stems if stems.count(stem) > 1}
     if twice:
         raise InputError(f"two checkpoints are called {min(twice)!r}: their files would be the same; rename one folder")
