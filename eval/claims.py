@@ -23,7 +23,7 @@ class Claim:
 
 
 def claims(runs: Runs) -> list[Claim]:
-    """The paper's claims, each judged by the differences between runs of one seed.
+    """The paper's claims, each judged by the differences between runs of one seed, of the first backbone.
 
     It holds (or does not hold) if the 95 % interval of the mean difference, by Student's t over the seeds, lies above
     (below) zero; otherwise, and with fewer than two seeds, it is not decided. Without peak stimulation there is nothing

@@ -34,7 +34,8 @@ Cache = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep generat
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="PATH",
-                       help="A data set: a synthetic one, BBBC038 (.zip or folder), or a folder with labels.csv.")
+                       help="A data set: VOC, SBD, COCO, any COCO-format JSON, BBBC038, drawn scenes, or a folder with "
+                       "labels.csv.")
 ]  # fmt: skip
 Proposals = Annotated[
     Path | None,
