@@ -46,6 +46,8 @@ MEANING = {
 PICTURES = 6
 """Of each category, at most."""
 COCO_MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+MADE = ("command", "seconds", "seconds_per_picture")
+"""What may differ between two makings of a run."""
 WISE_MEASURES = ("AP25", "AP50", "AP75")
 
 
@@ -110,7 +112,7 @@ def as_json(found: Sequence[Part], command: str) -> bytes:
     """The parts without their drawings. All that may differ between two makings of one report stands under "made"."""
     data = []
     for part in found:
-        runs = [{name: value for name, value in run.items() if name != "seconds_per_picture"} for run in part.runs.all]
+        runs = [{name: value for name, value in run.items() if name not in MADE} for run in part.runs.all]
         cases = {category: [_case_json(case) for case in cases] for category, cases in part.gallery.items()}
         data.append({
             "data": part.runs.label, "claims": [asdict(claim) for claim in part.claims],

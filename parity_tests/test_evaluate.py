@@ -1,4 +1,6 @@
-"""Evaluation, and the watershed beside it."""
+"""Evaluation, the watershed beside it, and the search for the settings of Eq. 6."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from prm.eval.evaluate import (
     tune_watershed,
     watershed_regions,
 )
+from prm.eval.tuning import gather, search
 
 
 def discs(*centres, radius=8, size=64, dark=False):
@@ -64,6 +67,22 @@ def problem():
 
     known = {id(s): propose(s) for s in samples}
     return segmenter, samples, lambda sample: known[id(sample)]
+
+
+def test_figures_of_the_search_are_those_of_the_evaluation(problem):
+    segmenter, samples, propose = problem
+    grid = {"alpha": (0.5, 3.0), "beta_area": (0.0, 50.0), "bias": (0.95, 2.0), "peak_threshold": (0.2, 0.6)}
+    found = search(gather(segmenter, samples, propose, grid), segmenter.settings, grid)
+    chosen, rows = found.settings, found.rows()
+    assert len(rows) == 16
+    for row in rows[::5]:
+        setting = {name: row[name] for name in grid}
+        segmenter.settings = replace(segmenter.settings, **setting)
+        figures = evaluate(segmenter, samples, ["disc"], propose)
+        assert figures["mAP^r_0.5"] == pytest.approx(row["mAP^r"], abs=1e-12)
+    assert max(row["mAP^r"] for row in rows) == next(
+        row["mAP^r"] for row in rows if all(row[name] == getattr(chosen, name) for name in grid)
+    )
 
 
 def test_evaluation_counts_what_it_did(problem):

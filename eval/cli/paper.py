@@ -21,6 +21,7 @@ from .shared import (
     Json,
     Limit,
     Proposals,
+    command_line,
     given,
     make_folder,
     open_segmenter,
@@ -107,8 +108,9 @@ def judge_all(
                         bootstrap, lambda task=task: progress.advance(task))  # fmt: skip
             if run is None:
                 continue
-            file = out / f"{stem}.json"
-            atomic_write(file, (json.dumps(run.figures, indent=1, allow_nan=False) + "\n").encode())
+            file, spent = out / f"{stem}.json", sum(run.figures["seconds_per_picture"].values()) * len(samples)
+            page = {"command": command_line(), "seconds": round(spent, 2)} | run.figures
+            atomic_write(file, (json.dumps(page, indent=1, allow_nan=False) + "\n").encode())
             judged.append((file, run))
     return judged or None
 

@@ -2,7 +2,6 @@
 # How much of the truth the generated proposals reach, beside plain superpixels: eval/results/proposals/*.json.
 # Settings were chosen on the even half of the COCO photographs; judged is the odd one. Run from the repository's root:
 # eval/results/proposals.sh COCO VOC NUCLEI, the folders of the first two and the .zip (or folder) of BBBC038.
-# before.json holds the first version of the generator, on the same pictures; it cannot be made with this one.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 out=eval/results/proposals

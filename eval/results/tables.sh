@@ -6,7 +6,8 @@
 # Drawn scenes follow the paper's protocol: a network trained on other pictures (seed 1, global average pooling; it
 # stands for ImageNet's) gives its features, a new classifier is put on them, and all is trained with the aggregation in
 # question. The learning rates were chosen on a third set (seed 2) by the mean over all five aggregations of the
-# classification mAP, never by localisation. Nuclei start from random weights, as in nuclei.sh.
+# classification mAP, never by localisation: after two epochs 0.01 / 0.1 (features / classifier) gave 91.2, 0.02 / 0.2 95.8,
+# 0.05 / 0.05 96.0. Nuclei start from random weights, as in nuclei.sh.
 set -euo pipefail
 work=runs/tables
 results=eval/results/tables
