@@ -248,7 +248,7 @@ def _case(network, size, peaks, where, seed, device, checkpoint, image):
     from prm.accelerated import Segmenter
     from prm.accelerated.checkpoint import load_checkpoint
 
-    from .images import read_image
+    from .pictures.images import read_image
 
     _same_precision()
     shown = read_image(image)
@@ -500,7 +500,7 @@ def make_proposals(number: int, height: int, width: int, image: str = ""):
 
     from prm.accelerated.retrieval import Proposals
 
-    from .images import read_image
+    from .pictures.images import read_image
     from .proposals.grouping import generate
 
     parts, have, index = [], 0, 0
@@ -689,7 +689,7 @@ def measure_segment(
     from prm.accelerated import Segmenter
     from prm.accelerated.checkpoint import random_checkpoint
 
-    from .images import read_image
+    from .pictures.images import read_image
     from .proposals.grouping import generate
 
     _same_precision()

@@ -16,9 +16,9 @@ from prm import InputError
 from prm.accelerated import Proposals, Segmentation, Segmenter
 from prm.files import reason
 
-from .export import to_coco_results, write_results
-from .figures import Entry, gallery, instance_rows, overlay, panel, write_png
-from .images import read_image
+from .pictures.export import to_coco_results, write_results
+from .pictures.figures import Entry, gallery, instance_rows, overlay, panel, write_png
+from .pictures.images import read_image
 from .pipeline import SteadyMemory, in_order, threads
 from .proposals import open_proposals, proposals_for
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
-from prm.eval.images import read_image
+from prm.eval.pictures.images import read_image
 from prm.eval.proposals import authors_json, proposals_for
 
 TINY = ["--network-options", '{"widths": [4, 4]}', "--size", "32", "--epochs", "1"]

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm.accelerated import Proposals
-from prm.eval.boxes import best_overlapping, cam_boxes, ellipses, enlarged, instance_boxes, peak_boxes, rectangles
+from prm.eval.judging.boxes import (
+    best_overlapping,
+    cam_boxes,
+    ellipses,
+    enlarged,
+    instance_boxes,
+    peak_boxes,
+    rectangles,
+)
 
 SIZE = (9, 11)
 

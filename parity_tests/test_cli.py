@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 import prm
 from prm.accelerated.checkpoint import load_checkpoint
 from prm.eval.cli import app
-from prm.eval.tuning import GRID
+from prm.eval.tuning.search import GRID
 
 TINY = ["--network-options", '{"widths": [8, 8], "pools": 2, "depth": 1}', "--size", "64", "--batch-size", "4"]
 

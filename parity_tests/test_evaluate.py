@@ -9,14 +9,14 @@ import torch
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.networks import network
 from prm.eval.datasets.base import Sample
-from prm.eval.evaluate import (
+from prm.eval.judging.evaluate import (
     WatershedSettings,
     evaluate,
     evaluate_watershed,
     tune_watershed,
     watershed_regions,
 )
-from prm.eval.tuning import gather, search
+from prm.eval.tuning.search import gather, search
 
 
 def discs(*centres, radius=8, size=64, dark=False):

@@ -12,7 +12,7 @@ from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.networks import network
 from prm.eval.datasets import draw_scene
 from prm.eval.datasets.base import Instances, Sample
-from prm.eval.experiment import (
+from prm.eval.judging.experiment import (
     ABLATED,
     ANSWER,
     BOX_MASKS,
@@ -24,6 +24,7 @@ from prm.eval.experiment import (
     studies,
     study,
 )  # fmt: skip
+from prm.eval.judging.summary import failures_of, image_record_of, response_record_of, summary
 from prm.eval.metrics import (
     average_best_overlap,
     coco_average_precision,
@@ -33,7 +34,6 @@ from prm.eval.metrics import (
     mean_iou,
 )  # fmt: skip
 from prm.eval.metrics.coco import CocoPredictions, CocoTruths
-from prm.eval.summary import failures_of, image_record_of, response_record_of, summary
 
 CLASSES = ("disc", "square", "triangle", "star", "cross")
 SETTINGS = SegmentationSettings(class_threshold=0.3, peak_threshold=0.2, max_peaks=12, beta_area=3.0, alpha=2.0)

@@ -1,4 +1,4 @@
-"""prm.eval.figures and prm.eval.export: pictures of any size with any number of instances, pages and files."""
+"""Overlays, panels, galleries and exports: pictures of any size with any number of instances, pages and files."""
 
 import json
 import math
@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from prm import InputError
-from prm.eval import figures
-from prm.eval.figures import Entry, curve, gallery, instance_rows, overlay, panel, write_png
+from prm.eval.pictures import figures
+from prm.eval.pictures.figures import Entry, curve, gallery, instance_rows, overlay, panel, write_png
 
 pytest.importorskip("pycocotools")
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from prm.eval.export import to_coco_results, write_results
+from prm.eval.pictures.export import to_coco_results, write_results
 
 NAMES = ["cell", "a class whose name is far too long for any picture, really", "überraschung <b>"]
 

@@ -1,4 +1,4 @@
-"""prm.eval.images: every kind of picture that a folder can hold, built here, becomes an array or one clear error."""
+"""Reading pictures: every kind that a folder can hold, built here, becomes an array or one clear error."""
 
 import io
 import os
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from prm import InputError
-from prm.eval import images
-from prm.eval.images import find_images, read_image
+from prm.eval.pictures import images
+from prm.eval.pictures.images import find_images, read_image
 from prm.files import atomic_write
 
 RNG = np.random.default_rng(0)

@@ -19,12 +19,12 @@ from PIL import Image
 
 from prm import InputError
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
-from prm.eval import plots
 from prm.eval.cli.report import report_command
 from prm.eval.datasets import make_synthetic
-from prm.eval.report import FAILURES, MADE, SUCCESS, as_json, parts
-from prm.eval.report_page import page
-from prm.eval.tables import by_data, read_runs
+from prm.eval.experiments import plots
+from prm.eval.experiments.report import FAILURES, MADE, SUCCESS, as_json, parts
+from prm.eval.experiments.report_page import page
+from prm.eval.experiments.tables import by_data, read_runs
 
 ODD = '<b>&"x'
 """What the class "disc" is called here."""

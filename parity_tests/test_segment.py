@@ -19,9 +19,9 @@ from prm import InputError
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval import segment
-from prm.eval.export import to_coco_results, write_results
-from prm.eval.figures import overlay, panel, write_png
-from prm.eval.images import read_image
+from prm.eval.pictures.export import to_coco_results, write_results
+from prm.eval.pictures.figures import overlay, panel, write_png
+from prm.eval.pictures.images import read_image
 from prm.eval.pipeline import in_order, threads
 from prm.eval.proposals import proposals_for
 

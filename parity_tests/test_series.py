@@ -12,7 +12,7 @@ import pytest
 from prm import InputError
 from prm.accelerated.checkpoint import load_checkpoint, save_checkpoint
 from prm.eval.datasets import make_synthetic
-from prm.eval.series import series
+from prm.eval.experiments.series import series
 
 TINY = ["--network-options", '{"widths": [4, 6], "pools": 2, "depth": 1}', "--size", "48", "--batch-size", "4"]
 OPTIONS = [*TINY, "--epochs", "1"]
@@ -117,7 +117,7 @@ def test_how_a_run_ended(case, scenes, tmp_path, monkeypatch):
 
 INTERRUPTED = """
 import sys
-from prm.eval.series import series
+from prm.eval.experiments.series import series
 series(sys.argv[1], sys.argv[2], ["average", "max"], [0], sys.argv[3:], jobs=1)
 """
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from prm import InputError
-from prm.eval.claims import claims
-from prm.eval.experiment import ABLATED, ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
-from prm.eval.paper import PAPER_1, PAPER_2, PAPER_4, PAPER_5, PAPER_6, VOC_CLASSES, WISE_POSTER
-from prm.eval.tables import by_data, cell, comparison, read_runs, shown, tables
+from prm.eval.experiments.claims import claims
+from prm.eval.experiments.paper import PAPER_1, PAPER_2, PAPER_4, PAPER_5, PAPER_6, VOC_CLASSES, WISE_POSTER
+from prm.eval.experiments.tables import by_data, cell, comparison, read_runs, shown, tables
+from prm.eval.judging.experiment import ABLATED, ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
 
 ROOT = Path(__file__).parent.parent
 

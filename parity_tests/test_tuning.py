@@ -18,14 +18,14 @@ from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from prm.accelerated.networks import network
-from prm.eval import tuning
 from prm.eval.cli import app
 from prm.eval.datasets import make_synthetic
 from prm.eval.datasets.base import Sample
-from prm.eval.evaluate import record
+from prm.eval.judging.evaluate import record
 from prm.eval.metrics import average_best_overlap, mean_average_precision
 from prm.eval.metrics.instances import ImageRecord
-from prm.eval.tuning import CUTS, GRID, WEIGHTS, full_grid, gather, halves, search, worth
+from prm.eval.tuning import search as tuning
+from prm.eval.tuning.search import CUTS, GRID, WEIGHTS, full_grid, gather, halves, search, worth
 
 SMALL = {
     "alpha": (0.5, 3.0), "beta_area": (0.0, 40.0), "bias": (0.95, 2.0), "peak_threshold": (0.2, 0.6),

@@ -71,7 +71,7 @@ def evaluate_command(
     if data is None:
         raise InputError("prm eval needs --data PATH (or a subcommand, see --help)")
     from ..datasets import open_dataset
-    from ..evaluate import evaluate
+    from ..judging.evaluate import evaluate
     from ..proposals import Source
 
     started = time.perf_counter()
@@ -100,7 +100,7 @@ def evaluate_command(
 
 def _baseline(data: Path, samples, every: int, progress) -> dict:
     from ..datasets import open_dataset
-    from ..evaluate import WATERSHED_GRID, WatershedSettings, evaluate_watershed, tune_watershed
+    from ..judging.evaluate import WATERSHED_GRID, WatershedSettings, evaluate_watershed, tune_watershed
 
     training = Every(open_dataset(data, split="train"), every)
     if len(training.dataset.class_names) != 1:
@@ -129,6 +129,6 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Files that `prm eval --json` wrote.")],
 ) -> None:
     """One table from the JSON files of several runs: mean and standard deviation over the seeds of each kind."""
-    from ..tables import comparison
+    from ..experiments.tables import comparison
 
     print(comparison(runs))

@@ -83,7 +83,7 @@ def judge_all(
 ):
     """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
     from ..datasets import open_dataset
-    from ..judge import judge
+    from ..judging.judge import judge
     from ..proposals import Source
 
     if data is None:
@@ -128,8 +128,8 @@ def _stems(checkpoints: list[Path]) -> list[str]:
 
 def _tables(files: list[Path]) -> tuple[str, list[dict]]:
     """All tables as Markdown, and the claims of every data set as JSON."""
-    from ..claims import claims, claims_table
-    from ..tables import by_data, read_runs, tables
+    from ..experiments.claims import claims, claims_table
+    from ..experiments.tables import by_data, read_runs, tables
 
     if not files:
         raise InputError("nothing to make tables of: give --data and --checkpoint, or the files of earlier runs")

@@ -61,9 +61,9 @@ def report_command(
     files = [*(runs or []), *(path for path, _ in judged)]
     if not files:
         raise InputError("nothing to report on: give --data and --checkpoint, or the files of earlier runs")
-    from ..report import as_json, parts
-    from ..report_page import page
-    from ..tables import by_data, read_runs
+    from ..experiments.report import as_json, parts
+    from ..experiments.report_page import page
+    from ..experiments.tables import by_data, read_runs
 
     groups = by_data(read_runs(files))
     make_folder(out)

@@ -68,7 +68,7 @@ def segment(
     Thresholds and weights not given here are the checkpoint's. A picture that cannot be read is reported at the end and
     the others are done; the exit code is then 2.
     """  # fmt: skip
-    from ..images import find_images
+    from ..pictures.images import find_images
     from ..segment import segment_files
 
     started = time.perf_counter()

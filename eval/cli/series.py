@@ -32,7 +32,7 @@ def train_command(
     """
     from prm.accelerated.aggregation import AGGREGATIONS
 
-    from ..series import series
+    from ..experiments.series import series
 
     started = time.perf_counter()
     make_folder(out)

@@ -227,6 +227,6 @@ def _validation(data, val, checkpoint, device):
 
 
 def _curve(rows: list[dict], out: Path) -> None:
-    from ..figures import curve
+    from ..pictures.figures import curve
 
     curve(rows, out / "curve.png")

@@ -86,9 +86,9 @@ def tune(
     """  # fmt: skip
     from prm.accelerated import SegmentationSettings
 
-    from .. import tuning
     from ..datasets import open_dataset
     from ..proposals import Source
+    from ..tuning import search as tuning
 
     started = time.perf_counter()
     check_one_of("--objective", [objective], tuning.OBJECTIVES)
@@ -120,7 +120,7 @@ def tune(
     basis = {"objective": objective, "iou": iou, "data": data.name, "split": split, "every": every,
              "pictures": len(pictures)}  # fmt: skip
     if plot is not None:
-        from ..surface import surface
+        from ..tuning.surface import surface
 
         surface(result, plot, f"{len(pictures)} pictures of {data.name}, {split}")
     seconds = {"gathering": round(gathered - started, 2), "search": round(searched - gathered, 2)}

@@ -177,7 +177,7 @@ def tight_boxes(masks: np.ndarray) -> np.ndarray:
 def read_picture(source, name: str | None = None) -> np.ndarray:
     """(H, W, 3) uint8 from a path, a binary file or bytes; bad pictures raise `prm.InputError`."""
     # Imported late: listing a dataset and its labels needs no picture reader.
-    from ..images import read_image
+    from ..pictures.images import read_image
 
     return read_image(source) if name is None else read_image(source, name)
 

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 from prm.eval.datasets import open_dataset
-from prm.eval.figures import write_png
+from prm.eval.pictures.figures import write_png
 
 pictures = open_dataset(sys.argv[1], split="val")
 for k in range(3):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from prm.files import atomic_write
 
-from .tuning import Search
+from .search import Search
 
 PAIRS = (("beta_area", "alpha"), ("beta_area", "bias"), ("peak_threshold", "nms"))
 CURVES = ("peak_threshold", "bias", "class_threshold")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .experiment import ANSWER, Study
-from .metrics import (
+from ..metrics import (
     CocoPredictions,
     CocoTruths,
     ImageRecord,
@@ -28,7 +27,8 @@ from .metrics import (
     ranked_points,
     ranked_responses,
 )
-from .metrics.classification import defined_mean
+from ..metrics.classification import defined_mean
+from .experiment import ANSWER, Study
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 TOLERANCES = (18.0, 0.0)

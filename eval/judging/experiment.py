@@ -29,11 +29,11 @@ from prm.accelerated.checkpoint import Checkpoint
 from prm.accelerated.retrieval import suppression
 from prm.files import atomic_write
 
-from .algorithm1 import Choice, Walk, choose, fit, respond, walk
+from ..algorithm1 import Choice, Walk, choose, fit, respond, walk
+from ..datasets.base import VOID
+from ..metrics import confusion, merge_instances, response_record, strongest_points
+from ..pipeline import in_order, threads
 from .boxes import best_overlapping, cam_boxes, ellipses, enlarged, instance_boxes, peak_boxes, rectangles
-from .datasets.base import VOID
-from .metrics import confusion, merge_instances, response_record, strongest_points
-from .pipeline import in_order, threads
 
 VERSION = 1  # raised whenever the same picture and settings give another study
 

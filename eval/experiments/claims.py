@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from .experiment import ABLATED, ANSWER, BOX_MASKS, GALLERIES
-from .summary import THRESHOLDS
+from ..judging.experiment import ABLATED, ANSWER, BOX_MASKS, GALLERIES
+from ..judging.summary import THRESHOLDS
 from .tables import AGGREGATIONS, Runs, Table, value
 
 

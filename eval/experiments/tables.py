@@ -15,7 +15,8 @@ from pathlib import Path
 from prm import InputError
 from prm.files import reason
 
-from .experiment import ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from ..judging.experiment import ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from ..judging.summary import THRESHOLDS
 from .paper import (
     PAPER_1,
     PAPER_2,
@@ -28,7 +29,6 @@ from .paper import (
     WISE_POSTER,
     WITHOUT_PEAKS,
 )
-from .summary import THRESHOLDS
 
 AGGREGATIONS = {
     "average": "global average pooling (CAM)", "max": "global max pooling (DeepMIL)", "lse": "log-sum-exp",

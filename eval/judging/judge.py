@@ -10,8 +10,8 @@ import prm
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import Checkpoint
 
+from ..proposals import Source
 from .experiment import fingerprint, load_studies, run_folder, share_of_processes, studies, wait_for_all
-from .proposals import Source
 from .summary import summary
 
 

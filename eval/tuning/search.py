@@ -39,9 +39,9 @@ from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.retrieval import background, prepare, terms
 from prm.accelerated.runs import run_sums
 
-from .algorithm1 import walk
-from .datasets import Sample
-from .pipeline import in_order, threads
+from ..algorithm1 import walk
+from ..datasets import Sample
+from ..pipeline import in_order, threads
 
 WEIGHTS = ("alpha", "beta_area", "bias")
 CUTS = ("peak_threshold", "class_threshold", "nms")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from prm.accelerated import Proposals
 
-from .algorithm1 import Walk
-from .datasets.base import tight_boxes
+from ..algorithm1 import Walk
+from ..datasets.base import tight_boxes
 
 CAM_SHARE = 0.2  # of the map's maximum, as CAM's authors cut (Zhou et al. 2016)
 PEAK_SHARE = 0.5  # of the peak's own response: a lower cut joins neighbouring peaks

@@ -16,10 +16,10 @@ from skimage.segmentation import watershed
 
 from prm.accelerated import Proposals, Segmentation, Segmenter
 
-from .datasets import Sample
-from .metrics import average_best_overlap, classification_map, mean_average_precision
-from .metrics.instances import ImageRecord
-from .pipeline import in_order, threads
+from ..datasets import Sample
+from ..metrics import average_best_overlap, classification_map, mean_average_precision
+from ..metrics.instances import ImageRecord
+from ..pipeline import in_order, threads
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 

@@ -19,15 +19,15 @@ from pycocotools import mask as coco_mask
 
 import prm
 
+from ..algorithm1 import walk
+from ..judging.experiment import ANSWER, Study, load_studies
+from ..judging.judge import Judged
+from ..judging.summary import THRESHOLDS, failures_of, image_record_of
+from ..metrics.failures import OUTCOMES, VERDICTS
+from ..pictures.figures import colour
 from . import plots
-from .algorithm1 import walk
 from .claims import Claim, claims, claims_table
-from .experiment import ANSWER, Study, load_studies
-from .figures import colour
-from .judge import Judged
-from .metrics.failures import OUTCOMES, VERDICTS
 from .paper import PAPER_FIGURE_6
-from .summary import THRESHOLDS, failures_of, image_record_of
 from .tables import AGGREGATIONS, Runs, Table, by_data, cell, shown, tables
 
 SUCCESS = "successes"
