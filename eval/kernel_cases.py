@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prm.accelerated import PeakBackprop, network, retrieval, rules, runs, windows
+from prm.accelerated import PeakBackprop, network, retrieval, rules, windows
 from prm.accelerated.networks.resnet import Bottleneck
 from prm.accelerated.networks.small import smallnet
 from prm.accelerated.peak_stimulation import pooled, pooled_backward
@@ -517,7 +517,7 @@ class RunSums(Case):
         return (torch.ops.prm.run_sums(*inputs),)
 
     def plain(self, *inputs):
-        return (runs.sums_over_runs(*inputs),)
+        return (retrieval.sums_over_runs(*inputs),)
 
     def others(self, maps, *_) -> dict:
         dense = _masks(self.masks, self.height, self.picture_width).to(maps.device).masks().flatten(1).to(maps.dtype)

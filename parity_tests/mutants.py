@@ -89,10 +89,11 @@ def judged_by(judge: str, stem: str, first: str = "") -> list[str]:
 # ---- the mutants
 
 POOL, RULES, TRACING = "accelerated/peak_stimulation.py", "accelerated/rules.py", "accelerated/tracing.py"
-WALK, WINDOWS, RANK = "accelerated/peak_backprop.py", "accelerated/windows.py", "accelerated/retrieval.py"
+WALK, WINDOWS, RANK = "accelerated/peak_backprop.py", "accelerated/windows.py", "accelerated/retrieval/scores.py"
 KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "accelerated/kernels/peak_backprop.py"
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
-RUNS, LOOPS = "accelerated/runs.py", "accelerated/run_kernels.py"
+SUPPRESS = "accelerated/retrieval/suppress.py"
+RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop.py"
 REF_NET, REF_RANK = "reference/network.py", "reference/retrieval.py"
 
@@ -317,12 +318,13 @@ MUTANTS = (
             (RANK, "(fraction >= min_area) & (fraction < max_area)", "(fraction > min_area) & (fraction <= max_area)")),
     _mutant("pixel corners for centres", "retrieval",
             (RUNS, "(2 * rows + 1) * height // (2 * new_height)", "2 * rows * height // (2 * new_height)")),
-    _mutant("> for >= in suppression", "retrieval", (RANK, "masks.ious() >= iou", "masks.ious() > iou")),
+    _mutant("> for >= in suppression", "retrieval", (SUPPRESS, "masks.ious() >= iou", "masks.ious() > iou")),
     _mutant("suppression in the order given", "retrieval",
-            (RANK, "key=lambda i: (-value[i], label[i], keys[i])", "key=lambda i: (-value[i], i)")),
-    _mutant("suppressed PRM not added", "retrieval", (RANK, "        if losers:\n", "        if len(losers) > 99:\n")),
+            (SUPPRESS, "key=lambda i: (-value[i], label[i], keys[i])", "key=lambda i: (-value[i], i)")),
+    _mutant("suppressed PRM not added", "retrieval",
+            (SUPPRESS, "        if losers:\n", "        if len(losers) > 99:\n")),
     _mutant("per class ignored", "retrieval",
-            (RANK, "(label[i] == label[k] or not per_class)", "(label[i] == label[k] or True)")),
+            (SUPPRESS, "(label[i] == label[k] or not per_class)", "(label[i] == label[k] or True)")),
     # ---- kernels: peak pooling
     _mutant("upper median", "kernels_peak_stimulation",
             (KERNELS_POOL, "rank = (size - 1) // 2  #", "rank = size // 2  #")),

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from prm import InputError
 from prm.accelerated import retrieval as fast
-from prm.accelerated import run_kernels, runs
-from prm.accelerated.retrieval import Proposals
+from prm.accelerated.retrieval import Proposals, loops, runs, scores
+from prm.accelerated.retrieval import masks as run_masks
 from prm.parity_tests.tolerances import assert_close, assert_equal
 from prm.reference import retrieval as oracle
 
@@ -147,7 +147,8 @@ def test_chunks_and_threads_change_nothing(device, monkeypatch, three_threads, c
     with code():
         whole = everything(masks, masks.select([5, 0]), maps, 3, (40, 31))
         torch.set_num_threads(1)
-        for module, name, value in ((runs, "CHUNK", 3000), (runs, "_MAPS", 3), (fast, "CHUNK", 3000)):
+        several = ((run_masks, "CHUNK", 3000), (runs, "CHUNK", 3000), (runs, "_MAPS", 3), (scores, "CHUNK", 3000))
+        for module, name, value in several:
             monkeypatch.setattr(module, name, value)
         for part, expected in zip(everything(masks, masks.select([5, 0]), maps, 3, (40, 31)), whole):
             assert_equal(part, expected, "in chunks")
@@ -157,8 +158,8 @@ def test_kernels_compile_where_nothing_can_be_kept():
     space = {}
     exec("def successor(x):\n    return x + 1\n", space)  # no file, so no folder beside it
     with pytest.raises(RuntimeError, match="cannot cache"):
-        run_kernels.njit(cache=True)(space["successor"])
-    assert run_kernels.compiled(space["successor"])(1) == 2
+        loops.njit(cache=True)(space["successor"])
+    assert loops.compiled(space["successor"])(1) == 2
 
 
 def test_no_proposals(device):

@@ -1,6 +1,6 @@
 """Retrieval (Eq. 6) on GPUs: sums of maps over the runs of masks, and the best proposal of each Peak Response Map.
 
-Masks are runs, as in `runs.Proposals`. Maps may have any strides. Numbers are cast to float64 as soon as they are
+Masks are runs, as in `Proposals`. Maps may have any strides. Numbers are cast to float64 as soon as they are
 loaded: all sums are in float64, and which proposal wins does not hang on the dtype of the maps.
 """
 
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import retrieval, runs
+from .. import retrieval
 from .launching import CONFIGURATIONS, TORCH, chosen, expect, launch, register, short
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -174,7 +174,7 @@ def _case(rows: int, columns: int, tensor: Tensor, of: str = "") -> str:
 
 
 def launch_run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
-    """`prm::run_sums`: maps (P, L) float, masks as in `runs.Proposals` -> (P, K) float64, in one launch.
+    """`prm::run_sums`: maps (P, L) float, masks as in `Proposals` -> (P, K) float64, in one launch.
 
     Runs must lie inside the map. That is not checked, since the host would wait for the device: what lies outside
     counts nothing.
@@ -189,7 +189,7 @@ def launch_run_sums(maps: Tensor, starts: Tensor, ends: Tensor, offsets: Tensor)
     (P, L), K = maps.shape, len(offsets) - 1
     choice = chosen("run_sums", _case(P, K, maps, f" of {L}"), device)
     if choice == TORCH:
-        return runs.sums_over_runs(maps, starts, ends, offsets)
+        return retrieval.sums_over_runs(maps, starts, ends, offsets)
     sums = maps.new_empty(P, K, dtype=torch.float64)
     if sums.numel() == 0:
         return sums
@@ -258,5 +258,5 @@ def launch_best_proposal(scores: Tensor, allowed: Tensor) -> Tensor:
     return best
 
 
-register(runs.run_sums, launch_run_sums)
+register(retrieval.run_sums, launch_run_sums)
 register(retrieval.best_proposal, launch_best_proposal)

@@ -11,8 +11,7 @@ import torch
 from numba import njit
 
 from prm import InputError
-from prm.accelerated.retrieval import Proposals
-from prm.accelerated.runs import CHUNK
+from prm.accelerated.retrieval import CHUNK, Proposals
 
 
 def from_labels(label_map: np.ndarray, lists: Sequence[np.ndarray], where: Callable[[int], str]) -> Proposals:

@@ -36,8 +36,7 @@ from torch import Tensor
 
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.retrieval import background, prepare, terms
-from prm.accelerated.runs import run_sums
+from prm.accelerated.retrieval import background, prepare, run_sums, terms
 
 from ..algorithm1 import walk
 from ..datasets import Sample

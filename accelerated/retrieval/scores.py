@@ -1,4 +1,4 @@
-"""Eq. 6 and the suppression of Algorithm 1: from Peak Response Maps to proposals, on run-length encoded masks.
+"""Eq. 6: from Peak Response Maps to proposals, on run-length encoded masks.
 
 Score(R, S) = alpha * sum(R over S) + sum(R over contour(S)) - beta * sum(Q over S)
 
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from prm import InputError
 
-from .runs import CHUNK, Proposals, checked_indices, run_sums
-
-# ---- Eq. 6
+from .masks import CHUNK, Proposals, checked_indices
+from .runs import run_sums
 
 
 def background(maps: Tensor, classes: Tensor | Sequence[int], shape: tuple[int, int], bias: float) -> Tensor:
@@ -145,59 +144,3 @@ def best(scores: Tensor, allowed: Tensor) -> Tensor:
     if scores.ndim != 2 or allowed.shape != scores.shape[1:]:
         raise InputError(f"scores {tuple(scores.shape)} and allowed {tuple(allowed.shape)} do not fit each other")
     return best_proposal(scores, allowed)
-
-
-# ---- Algorithm 1: non-maximum suppression
-
-
-def suppression(
-    overlap: Tensor, scores: Tensor, labels: Tensor, peaks: Tensor, per_class: bool = False
-) -> dict[int, list[int]]:
-    """Which of n instances are kept, in the order of keeping, and which each of them suppresses; see `nms`.
-
-    overlap: (n, n) bool, whether two masks overlap too much.
-    """
-    overlaps, value, label, keys = (t.tolist() for t in (overlap, scores, labels, peaks))
-    suppressed: dict[int, list[int]] = {}
-    for i in sorted(range(len(value)), key=lambda i: (-value[i], label[i], keys[i])):
-        rivals = (k for k in suppressed if overlaps[i][k] and (label[i] == label[k] or not per_class))
-        winner = next(rivals, None)
-        if winner is None:
-            suppressed[i] = []
-        else:
-            suppressed[winner].append(i)
-    return suppressed
-
-
-def nms(
-    masks: Proposals,
-    scores: Tensor,
-    labels: Tensor,
-    peaks: Tensor,
-    prms: Tensor,
-    iou: float = 0.3,
-    per_class: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Keep one of the instances that overlap, and give it the Peak Response Maps of those it suppresses.
-
-    masks: n instances' masks. scores (n,) float, labels (n,) int64, peaks (n, 2) row and column, prms (n, H, W).
-    Instances are taken by falling score, equal scores by (class, row, column). One whose mask IoU with a kept one is
-    >= `iou` is suppressed, by the first such in the order of keeping; with `per_class` only those of its own class
-    count.
-
-    Returns kept (k,) int64, in that order, and the kept ones' PRMs (k, H, W): each plus those it suppressed, divided
-    by its total again. Scores and terms of a kept instance stay its own.
-    """
-    count = len(masks)
-    for name, array in (("scores", scores), ("labels", labels), ("peaks", peaks), ("prms", prms)):
-        if len(array) != count:
-            raise InputError(f"nms: {count} masks but {len(array)} {name}")
-    suppressed = suppression(masks.ious() >= iou, scores, labels, peaks, per_class)
-    kept = torch.tensor(list(suppressed), dtype=torch.int64, device=prms.device)
-    merged = prms[kept]
-    for total, losers in zip(merged, suppressed.values()):
-        if losers:
-            for loser in losers:
-                total += prms[loser]
-            total /= total.sum().clamp(min=torch.finfo(total.dtype).tiny)
-    return kept, merged
