@@ -112,9 +112,13 @@ SETTINGS = {
 def test_against_the_oracle(kind, blocks, device):
     s = SegmentationSettings(**SETTINGS[kind])
     size, compared, instances = (44, 36), 0, 0
-    for seed in range(9):
+    for seed in range(29):
         module, image, dense = SmallCnn(blocks, seed), picture(*size, seed), masks(*size, seed)
         if unclear(module, image, s, size):
+            continue
+        # Nor may two scores be so near each other that rounding decides which instance suppresses the other.
+        scores = sorted(one.score for one in expected(module, image, dense, dataclasses.replace(s, nms=1.1), size))
+        if len(scores) > 1 and np.diff(scores).min() < 1e-5:
             continue
         found = Segmenter(module, MEAN, STD, settings=s, device=str(device))([image], [encoded(dense)])[0]
         wanted = expected(module, image, dense, s, size)
