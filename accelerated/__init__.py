@@ -7,13 +7,15 @@ from importlib.util import find_spec
 
 import torch
 
+from prm.settings import SegmentationSettings
+
 from .aggregation import aggregation
 from .networks import fully_convolutional, network
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
 from .rules import register_rule
-from .segmenter import Instance, Segmentation, SegmentationSettings, Segmenter
+from .segmenter import Instance, Segmentation, Segmenter
 from .windows import INTERPRETED
 
 # Where no kernel can run, Triton is not even imported.

@@ -1,15 +1,19 @@
-"""Algorithm 1 (Zhou et al. 2018, section 3.4): pictures and their segment proposals to instances.
+"""Algorithm 1 (Zhou et al. 2018, section 3.4): pictures and their segment proposals to instances, in five stages.
 
-Class response maps -> peaks -> Peak Response Maps -> scored proposals (Eq. 6) -> non-maximum suppression. Proposals are
-handed in; this module makes none.
+    respond -> find_peaks -> walk -> fit -> choose
+
+Class response maps and scores; peaks that pass the thresholds; their Peak Response Maps; the sums of Eq. 6 with every
+proposal; the best proposal of each peak and non-maximum suppression. What a picture costs once is apart from what is
+asked many times: the first three stages know no proposals, the fourth no weights. `Segmenter` is their composition.
+Proposals are handed in; this module makes none.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -17,73 +21,129 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prm import InputError
+from prm.settings import SegmentationSettings
 
 from .aggregation import aggregation
 from .checkpoint import Checkpoint
 from .inputs import to_input
 from .peak_backprop import PeakBackprop, PreparedWalk
 from .peak_stimulation import enlarge, peak_stimulation
-from .retrieval import Proposals, background, best, nms, prepare, score, terms
+from .retrieval import Proposals, background, best, merged, prepare, run_sums, score, suppression, terms
 
 MIN_SIDE = 32  # least rows and columns of the network's input
 
 
-@dataclass(frozen=True)
-class SegmentationSettings:
-    """Settings of Algorithm 1; a checkpoint carries its own.
+# ---- what the stages hand on
 
-    size : network input size as the shorter side in pixels, or None for the picture's own size
-    longest : most pixels of the longer side; the picture is scaled down to it
-    window, threshold, upsample : peaks, as for `peak_stimulation`
-    class_threshold : a class takes part if sigmoid(s) >= this
-    peak_threshold : a peak takes part if its response >= this share of its class's strongest peak
-    peak_minimum : if given, a peak passes if its response > this, instead of by its share (the released code's 30)
-    max_peaks : most peaks of a picture, the strongest by share of their class's strongest
-    alpha, beta_area, bias : Eq. 6; beta is stated per image area, beta = beta_area / (H * W)
-    contour : side of the square of the morphological gradient, pixels at network input size
-    min_area, max_area : limits of a proposal's share of the picture
-    epsilon : most of a walker's mass that the walk back may drop, see `PeakBackprop`
-    nms, nms_per_class : mask IoU from which the weaker instance is suppressed; within its class only, or across all
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Stage 1: what a network answers to N pictures whose inputs have one size.
+
+    run : the forward pass, ready for the walk back
+    sizes : (H, W) of each picture
+    maps : (N, C, h, w) class response maps
+    scores : (N, C) class scores before the sigmoid
+    peaks : (K, 4) int64, rows (image, class, row, column) on the enlarged maps: every valid peak of Eq. 1
+    response : (K,) its response, at least float32
+    strongest : (K,) the strongest response of its class in its picture
+    share : (K,) the one over the other; where even the strongest is not positive, a share means nothing: 1 for the
+        first strongest peak of the class and 0 for the others
     """
 
-    size: int | None = None
-    longest: int = 1333
-    window: int = 3
-    threshold: str | float | None = "median"
-    upsample: int = 1
-    class_threshold: float = 0.5
-    peak_threshold: float = 0.3
-    peak_minimum: float | None = None
-    max_peaks: int = 300
-    alpha: float = 0.8
-    beta_area: float = 2.0
-    bias: float = 0.95
-    contour: int = 5
-    min_area: float = 2e-5
-    max_area: float = 0.85
-    epsilon: float = 0.0
-    nms: float = 0.3
-    nms_per_class: bool = False
+    run: PreparedWalk
+    sizes: tuple[tuple[int, int], ...]
+    maps: Tensor
+    scores: Tensor
+    peaks: Tensor
+    response: Tensor
+    strongest: Tensor
+    share: Tensor
 
-    def __post_init__(self):
-        whole = {"longest": 1, "window": 3, "upsample": 1, "max_peaks": 1, "contour": 1} | (
-            {"size": 1} if self.size else {}
-        )
-        for name, least in whole.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"segmentation setting {name} must be an integer >= {least}, not {value!r}")
-        for name in ("window", "contour"):
-            if getattr(self, name) % 2 == 0:
-                raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
-        numbers = ("class_threshold", "peak_threshold", "alpha", "beta_area", "bias", "min_area", "max_area", "nms",
-                   "epsilon")  # fmt: skip
-        for name in (*numbers, *(() if self.peak_minimum is None else ("peak_minimum",))):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-                raise InputError(f"segmentation setting {name} must be a number, not {value!r}")
-        if not 0 <= self.epsilon < 1:
-            raise InputError(f"segmentation setting epsilon must be at least 0 and less than 1, not {self.epsilon!r}")
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """Stage 2: P peaks to walk from, Algorithm 1, lines 3-5; rows as in `Responses`.
+
+    peaks : (P, 4) int64
+    response, share : (P,)
+    """
+
+    peaks: Tensor
+    response: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """Stage 3: one picture's P peaks with their Peak Response Maps; peaks whose map is empty are left out.
+
+    size : (H, W) of the picture
+    maps : (C, h, w) class response maps
+    scores : (C,) class scores before the sigmoid
+    peaks : (P, 3) int64, rows (class, row, column) on the enlarged maps
+    response, share : (P,)
+    positions : (P, 2) float64 row and column in the picture, pixel centres at integers
+    prms : (P, H', W'), network input size, each with sum 1
+    leaked, bound : (n,) float64 of all n peaks walked, see `PeakResponseMaps`
+    """
+
+    size: tuple[int, int]
+    maps: Tensor
+    scores: Tensor
+    peaks: Tensor
+    response: Tensor
+    share: Tensor
+    positions: np.ndarray
+    prms: Tensor
+    leaked: Tensor
+    bound: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Stage 4: how P Peak Response Maps lie on K proposals, whatever the weights of Eq. 6.
+
+    proposals : K masks at the picture's own size
+    masks : the same at the maps' size
+    allowed : (K,) bool, whether the area lies inside the limits
+    sums : (P, K, 3) float64: R over S, R over contour(S), and Q over S with the settings' bias
+    maps : (n, h, w) response maps of the n classes that have a peak
+    of : (P,) int64, each peak's row of `maps`
+    """
+
+    proposals: Proposals
+    masks: Proposals
+    allowed: Tensor
+    sums: Tensor
+    maps: Tensor
+    of: Tensor
+
+    def to(self, device: torch.device | str) -> Fit:
+        """The same on another device."""
+        return Fit(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def over_background(self, bias: float) -> Tensor:
+        """(n, K) float64: Q over S for each class, with another bias."""
+        masks = self.masks
+        Q = background(self.maps, range(len(self.maps)), (masks.height, masks.width), bias)
+        return run_sums(Q.flatten(1).float(), masks.starts, masks.ends, masks.offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Stage 5: k instances that suppression leaves, by falling score.
+
+    peaks : (k,) int64, which of the picture's peaks
+    proposals : (k,) int64, which of its proposals
+    scores : (k,) float64, Eq. 6
+    suppressed : for each, the peaks whose instances it suppressed
+    """
+
+    peaks: Tensor
+    proposals: Tensor
+    scores: Tensor
+    suppressed: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +180,7 @@ class Segmentation:
     peaks : number of peaks that were walked back
     leaked : (peaks,) mass that each walk lost
     bound : (peaks,) most by which each PRM may differ from the exact one in L1; 0 with epsilon = 0
-    seconds : time by stage: forward, peaks, walk, retrieval; the forward pass of a batch is shared evenly
+    seconds : time by stage: forward, peaks, walk, retrieval; what a batch shares is shared evenly
     """
 
     size: tuple[int, int]
@@ -131,6 +191,9 @@ class Segmentation:
     leaked: Tensor | None = None
     bound: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+# ---- the stages
 
 
 class Segmenter:
@@ -150,10 +213,12 @@ class Segmenter:
         self, model: nn.Module, mean: Sequence[float], std: Sequence[float], contrast: bool = False,
         settings: SegmentationSettings | None = None, device: str = "cpu", aggregate: nn.Module | None = None,
     ):  # fmt: skip
-        self.settings = settings or SegmentationSettings()
+        self.settings = s = settings or SegmentationSettings()
         self.mean, self.std, self.contrast, self.device = list(mean), list(std), contrast, device
         self.aggregate = aggregate
-        self.walk = PeakBackprop(model.to(device), upsample=self.settings.upsample, epsilon=self.settings.epsilon)
+        self.backprop = PeakBackprop(
+            model.to(device), s.upsample, signed=s.signed, epsilon=s.epsilon, precision=s.precision
+        )
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", **overrides) -> Segmenter:
@@ -167,19 +232,12 @@ class Segmenter:
         contrast = given.get("contrast", False)
         return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate)
 
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the network's input for a picture."""
-        factor = 1.0 if self.settings.size is None else self.settings.size / min(height, width)
-        factor = min(factor, self.settings.longest / max(height, width))
-        # A side of a few pixels is enlarged for itself: no network's stride leaves anything of it.
-        return tuple(max(MIN_SIDE, round(factor * side)) for side in (height, width))
-
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Segmentation]:
         """Segment pictures (H, W, 3) uint8, each with its own proposals at its own size.
 
-        Pictures whose network inputs have one size share a forward pass. Raises InputError where proposals are not of
-        their picture's size, and ValueError for non-finite class response maps.
+        Pictures whose network inputs have one size share a forward pass and a walk back. Raises InputError where
+        proposals are not of their picture's size, and ValueError for non-finite class response maps.
         """
         for image, own in zip(images, proposals, strict=True):
             if (own.height, own.width) != image.shape[:2]:
@@ -190,94 +248,105 @@ class Segmenter:
         for i, image in enumerate(images):
             groups.setdefault(self.input_size(*image.shape[:2]), []).append(i)
         answers: dict[int, Segmentation] = {}
-        for size, members in groups.items():
-            started = time.perf_counter()
-            run = self.prepare([images[i] for i in members], size, members)
-            forward = (time.perf_counter() - started) / len(members)
-            for n, i in enumerate(members):
-                answers[i] = self._segment(run, n, images[i].shape[:2], proposals[i], {"forward": forward})
+        for members in groups.values():
+            shared: dict[str, float] = {}
+            with _timed(shared, "forward"):
+                responses = self.respond([images[i] for i in members], members)
+            with _timed(shared, "peaks"):
+                peaks = self.find_peaks(responses)
+            with _timed(shared, "walk"):
+                walked = self.walk(responses, peaks)
+            for i, found in zip(members, walked):
+                seconds = {stage: spent / len(members) for stage, spent in shared.items()}
+                with _timed(seconds, "retrieval"):
+                    instances = self._retrieve(found, proposals[i])
+                answers[i] = Segmentation(
+                    found.size, found.maps.cpu(), found.scores.cpu(), instances, len(found.leaked),
+                    found.leaked.cpu(), found.bound.cpu(), seconds,
+                )  # fmt: skip
         return [answers[i] for i in range(len(images))]
 
-    def prepare(
-        self, images: Sequence[np.ndarray], size: tuple[int, int], numbers: Sequence[int] | None = None
-    ) -> PreparedWalk:
-        """One forward pass of pictures (H, W, 3) uint8 as network inputs of `size`; `numbers` name them in errors."""
-        return self.walk.prepare(torch.cat([self._input(image, size) for image in images]).to(self.device), numbers)
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the network's input for a picture."""
+        factor = 1.0 if self.settings.size is None else self.settings.size / min(height, width)
+        factor = min(factor, self.settings.longest / max(height, width))
+        # A side of a few pixels is enlarged for itself: no network's stride leaves anything of it.
+        rows, columns = (max(MIN_SIDE, round(factor * side)) for side in (height, width))
+        return rows, columns
 
-    def _input(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
-        tensor = to_input(image, self.mean, self.std, self.contrast)[None]
-        if tensor.shape[2:] == size:
-            return tensor
-        return F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
+    def network_input(self, image: np.ndarray) -> Tensor:
+        """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8."""
+        tensor, size = to_input(image, self.mean, self.std, self.contrast)[None], self.input_size(*image.shape[:2])
+        if tensor.shape[2:] != size:
+            tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
+        return tensor.to(self.device)
 
-    def _segment(
-        self, run: PreparedWalk, n: int, size: tuple[int, int], proposals: Proposals, seconds: dict[str, float]
-    ) -> Segmentation:
-        maps = run.maps[n]
-        with _timed(seconds, "peaks"):
-            scores, peaks, _ = self.peaks(maps)
-        with _timed(seconds, "walk"):
-            rows = torch.cat([torch.full_like(peaks[:, :1], n), peaks], dim=1)
-            walked = run.prms(rows)
-        with _timed(seconds, "retrieval"):
-            instances = self._retrieve(maps, scores, peaks, walked.prms, walked.empty, size, proposals)
-        return Segmentation(
-            tuple(size), maps.cpu(), scores.cpu(), instances, len(peaks), walked.leaked.cpu(), walked.bound.cpu(),
-            seconds,
-        )  # fmt: skip
+    @torch.no_grad()
+    def respond(self, images: Sequence[np.ndarray], numbers: Sequence[int] | None = None) -> Responses:
+        """One forward pass of pictures (H, W, 3) uint8 whose network inputs have one size, and Eqs. 1-2 on its maps.
 
-    def peaks(self, maps: Tensor, settings: SegmentationSettings | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Algorithm 1, lines 3-5, on one picture's class response maps (C, h, w).
-
-        Returns the class scores (C,), the peaks to walk from (K, 3), rows (class, row, column) on the enlarged maps,
-        and their responses as shares (K,) of their class's strongest (1 for the one peak of a class that has none > 0).
+        numbers: what the pictures are called in the ValueError about a non-finite map; None counts from 0.
         """
-        s = settings or self.settings
-        scores, peaks = peak_stimulation(maps[None], s.window, s.threshold, s.upsample)
-        scores = scores[0] if self.aggregate is None else self.aggregate(maps[None])[0]
-        c, row, col = peaks[:, 1:].unbind(1)
-        value = enlarge(maps.to(torch.promote_types(maps.dtype, torch.float32)), s.upsample)[c, row, col]
-        strongest = torch.full_like(scores, float("-inf")).scatter_reduce(0, c, value, "amax")[c]
-        # Where even the strongest response is not positive, a share of it means nothing: only the first such passes.
-        index = torch.arange(len(c), device=c.device)
-        first = torch.full_like(scores, len(c), dtype=torch.int64)
-        first = first.scatter_reduce(0, c, index.where(value == strongest, len(c)), "amin")[c]
-        if s.peak_minimum is not None:
-            passes = value > s.peak_minimum
-        else:
-            passes = torch.where(strongest > 0, value >= s.peak_threshold * strongest, index == first)
-        passes &= scores.sigmoid()[c] >= s.class_threshold
-        share = torch.where(strongest > 0, value / strongest, torch.where(index == first, 1.0, 0.0).to(value.dtype))
-        kept = passes.nonzero()[:, 0]
-        if len(kept) > s.max_peaks:
-            kept = kept[share[kept].argsort(descending=True, stable=True)[: s.max_peaks]].sort().values
-        return scores, peaks[kept, 1:], share[kept]
+        run = self.backprop.prepare(torch.cat([self.network_input(image) for image in images]), numbers)
+        s, maps = self.settings, run.maps
+        scores, peaks = peak_stimulation(maps, s.window, s.threshold, s.upsample)
+        if self.aggregate is not None:
+            scores = self.aggregate(maps)
+        image, label, row, column = peaks.unbind(1)
+        wide = enlarge(maps.to(torch.promote_types(maps.dtype, torch.float32)), s.upsample)
+        response = wide[image, label, row, column]
+        kind = image * maps.shape[1] + label
+        strongest = response.new_full((maps.shape[0] * maps.shape[1],), float("-inf"))
+        strongest = strongest.scatter_reduce(0, kind, response, "amax")[kind]
+        index, last = torch.arange(len(kind), device=kind.device), len(kind)
+        first = torch.full((maps.shape[0] * maps.shape[1],), last, device=kind.device)
+        first = first.scatter_reduce(0, kind, index.where(response == strongest, last), "amin")[kind]
+        share = torch.where(strongest > 0, response / strongest, (index == first).to(response.dtype))
+        sizes = tuple((picture.shape[0], picture.shape[1]) for picture in images)
+        return Responses(run, sizes, maps, scores, peaks, response, strongest, share)
 
-    def _retrieve(self, maps, scores, peaks, prms, empty, size, proposals: Proposals) -> list[Instance]:
-        """Best proposal of each PRM by Eq. 6, then suppression: Algorithm 1, lines 6-13."""
-        s, (H, W) = self.settings, prms.shape[1:]
-        peaks, prms = peaks[~empty], prms[~empty]
-        if not len(peaks) or not len(proposals):
-            return []
-        ready = prepare(proposals.to(self.device), (H, W), s.contour, s.min_area, s.max_area)
-        classes, of = peaks[:, 0].unique(return_inverse=True)
-        sums = terms(prms, ready, background(maps, classes, (H, W), s.bias), of)
-        values = score(sums, s.alpha, s.beta_area / (H * W))
-        choice = best(values, ready.allowed)
-        if int(choice[0]) < 0:
-            return []
-        value = values.gather(1, choice[:, None])[:, 0]
-        chosen = proposals.select(choice.cpu())
-        kept, merged = nms(chosen, value, peaks[:, 0], peaks[:, 1:], prms, s.nms, s.nms_per_class)
-        instances = []
-        for k, prm in zip(kept.tolist(), merged):
-            label, *peak = peaks[k].tolist()
-            instances.append(Instance(
-                label=label, mask=chosen.select([k]), score=float(value[k]), confidence=float(scores[label].sigmoid()),
-                peak=self.position(peak, maps.shape[1:], size), prm=prm.cpu(), proposal=int(choice[k]),
-                terms=tuple(sums[k, choice[k]].tolist()),
+    def find_peaks(self, responses: Responses, *settings: SegmentationSettings) -> Peaks:
+        """The peaks that pass any of `settings` (default: the segmenter's own): Algorithm 1, lines 3-5."""
+        passes = torch.stack([passing(responses, s) for s in settings or (self.settings,)]).any(dim=0)
+        return Peaks(responses.peaks[passes], responses.response[passes], responses.share[passes])
+
+    @torch.no_grad()
+    def walk(self, responses: Responses, peaks: Peaks) -> list[Walked]:
+        """Walk back from peaks of all pictures at once; what each picture has of it."""
+        walked, found = responses.run.prms(peaks.peaks), []
+        for n, size in enumerate(responses.sizes):
+            mine = peaks.peaks[:, 0] == n
+            kept = mine & ~walked.empty
+            own, map_size = peaks.peaks[kept, 1:], responses.maps.shape[2:]
+            positions = [self.position(peak, map_size, size) for peak in own[:, 1:].tolist()]
+            found.append(Walked(
+                size, responses.maps[n], responses.scores[n], own, peaks.response[kept], peaks.share[kept],
+                np.array(positions, np.float64).reshape(-1, 2), walked.prms[kept], walked.leaked[mine],
+                walked.bound[mine],
             ))  # fmt: skip
-        return instances
+        return found
+
+    def look(self, image: np.ndarray, *settings: SegmentationSettings) -> Walked:
+        """The first three stages for one picture (H, W, 3) uint8; settings as for `find_peaks`."""
+        responses = self.respond([image])
+        return self.walk(responses, self.find_peaks(responses, *settings))[0]
+
+    def _retrieve(self, walked: Walked, proposals: Proposals) -> list[Instance]:
+        """The last two stages, and what they chose as instances."""
+        if not len(walked.peaks) or not len(proposals):
+            return []
+        fitted = fit(walked, proposals, self.settings)
+        choice = choose(walked, fitted, self.settings)
+        prms = merged(walked.prms, dict(zip(choice.peaks.tolist(), choice.suppressed)))
+        confidence = walked.scores.sigmoid()
+        return [
+            Instance(
+                label=int(walked.peaks[p, 0]), mask=proposals.select([k]), score=value,
+                confidence=float(confidence[walked.peaks[p, 0]]), peak=tuple(walked.positions[p].tolist()),
+                prm=prm.cpu(), proposal=k, terms=tuple(fitted.sums[p, k].tolist()),
+            )
+            for p, k, value, prm in zip(choice.peaks.tolist(), choice.proposals.tolist(), choice.scores.tolist(), prms)
+        ]  # fmt: skip
 
     def position(self, peak: Sequence[int], map_size: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
         """Where a peak (row, column) of the enlarged maps lies in a picture of `size`, pixel centres at integers.
@@ -285,12 +354,61 @@ class Segmenter:
         (i + 0.5) * H_image / H_map - 0.5, i the fractional row on the un-enlarged map; columns alike.
         """
         f = self.settings.upsample
-        on_map = [i * (m - 1) / max(f * m - 1, 1) for i, m in zip(peak, map_size)]
-        return tuple((i + 0.5) * full / m - 0.5 for i, m, full in zip(on_map, map_size, size))
+        row, column = (
+            (i * (m - 1) / max(f * m - 1, 1) + 0.5) * full / m - 0.5 for i, m, full in zip(peak, map_size, size)
+        )
+        return row, column
+
+
+def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
+    """(K,) bool: which valid peaks take part, Algorithm 1, lines 3-5: by class, by response, and the strongest few."""
+    s, response, strongest = settings, responses.response, responses.strongest
+    image, label = responses.peaks[:, :2].unbind(1)
+    if s.peak_minimum is not None:
+        passes = response > s.peak_minimum
+    else:
+        passes = torch.where(strongest > 0, response >= s.peak_threshold * strongest, responses.share == 1)
+    passes = passes & (responses.scores.sigmoid()[image, label] >= s.class_threshold)
+    for n in range(len(responses.sizes)):
+        mine = (passes & (image == n)).nonzero()[:, 0]
+        weakest = responses.share[mine].argsort(descending=True, stable=True)[s.max_peaks :]
+        passes[mine[weakest]] = False
+    return passes
+
+
+def fit(walked: Walked, proposals: Proposals, settings: SegmentationSettings) -> Fit:
+    """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights."""
+    s, size = settings, (walked.prms.shape[1], walked.prms.shape[2])
+    ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
+    classes, of = walked.peaks[:, 0].unique(return_inverse=True)
+    sums = terms(walked.prms, ready, background(walked.maps, classes, size, s.bias), of)
+    return Fit(proposals, ready.masks, ready.allowed, sums, walked.maps[classes], of)
+
+
+def choose(
+    walked: Walked, fitted: Fit, settings: SegmentationSettings, keep: tuple[float, float, float] = (1, 1, 1)
+) -> Choice:
+    """The best proposal of each peak by Eq. 6, then non-maximum suppression: Algorithm 1, lines 8-13.
+
+    settings: those that `fitted` was made with. keep: factors of the instance-aware, the boundary-aware and the
+    class-aware term; 0 leaves one out.
+    """
+    s, device = settings, fitted.sums.device
+    if not len(walked.peaks) or not bool(fitted.allowed.any()):
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        return Choice(none, none, none.double())
+    sums = fitted.sums * torch.tensor(keep, dtype=torch.float64, device=device)
+    values = score(sums, s.alpha, s.beta_area / (fitted.masks.height * fitted.masks.width))
+    choice = best(values, fitted.allowed)
+    value = values.gather(1, choice[:, None])[:, 0]
+    rivals = fitted.proposals.select(choice.to(fitted.proposals.device)).ious() >= s.nms
+    left = suppression(rivals, value, walked.peaks[:, 0], walked.peaks[:, 1:], s.nms_per_class)
+    kept = torch.tensor(list(left), dtype=torch.int64, device=device)
+    return Choice(kept, choice[kept], value[kept], tuple(map(tuple, left.values())))
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str):
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - started

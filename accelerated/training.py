@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from prm import InputError
 from prm.files import atomic_write
+from prm.settings import TrainingSettings
 
 from .aggregation import aggregation
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 CHECK_EVERY = 10  # steps between looks at the losses; looking makes the host wait for the device
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; every field is an option of `prm train`.
-
-    size : side of the square training crop, pixels
-    jitter : a picture is scaled by a factor drawn from [1 / jitter, jitter], then cropped or padded to `size`
-    lr_features, lr_classifier : learning rates of the features and of the classifier on them
-    flip, vertical_flip : mirror at random left and right; up and down (pictures without an up, as from microscopes)
-    schedule : "cosine" (to 0 over all steps) or "step" (times 0.1 after 60 % and 85 % of the epochs)
-    amp : mixed precision; None means where the device has it (CUDA)
-    """
-
-    epochs: int = 20
-    batch_size: int = 16
-    size: int = 448
-    lr_features: float = 0.01
-    lr_classifier: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    flip: bool = True
-    vertical_flip: bool = False
-    jitter: float = 1.25
-    amp: bool | None = None
-    workers: int = 0
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, not {getattr(self, name)}")
-        if self.schedule not in ("cosine", "step"):
-            raise InputError(f'schedule must be "cosine" or "step", not {self.schedule!r}')
-        if self.jitter < 1:
-            raise InputError(f"jitter must be >= 1, not {self.jitter}")
 
 
 def soft_margin_loss(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

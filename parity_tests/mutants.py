@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("reference", "accelerated", "parity_tests")
-FILES = ("__init__.py", "files.py", "pyproject.toml")
+FILES = ("__init__.py", "files.py", "settings.py", "pyproject.toml")
 # A mutant that dies of these says nothing about the tests.
 BROKEN = re.compile(
     r"\b(ImportError|ModuleNotFoundError|SyntaxError|NameError|UnboundLocalError|AttributeError|it raised \w+)\b"

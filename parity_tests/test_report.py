@@ -19,7 +19,7 @@ from PIL import Image
 
 from prm import InputError
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
-from prm.eval.cli.report import report_command
+from prm.eval.cli.judging import report_command
 from prm.eval.datasets import make_synthetic
 from prm.eval.experiments import plots
 from prm.eval.experiments.report import FAILURES, MADE, SUCCESS, as_json, parts

@@ -232,17 +232,35 @@ def test_an_empty_map_yields_no_instance(device):
 # ---- settings
 
 
+class Given(nn.Module):
+    """Class response maps whatever the picture."""
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps, self.nothing = maps, nn.Conv2d(3, maps.shape[1], 1)
+        for parameter in self.nothing.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x):
+        return self.nothing(F.adaptive_avg_pool2d(x, self.maps.shape[2:])) + self.maps
+
+
+def passing_rows(maps, s):
+    """(class, row, column) of the peaks of maps (C, h, w) that take part."""
+    segmenter = Segmenter(Given(maps[None]).eval(), MEAN, STD, settings=s, device=str(maps.device))
+    found = segmenter.find_peaks(segmenter.respond([picture(40, 36, 0)]))
+    assert len(found.peaks) == len(found.share) == len(found.response)
+    return [tuple(row[1:]) for row in found.peaks.tolist()]
+
+
 def test_an_absolute_threshold_replaces_the_share(device):
     maps = torch.zeros(2, 7, 9, device=device)
     maps[0, 1, 1], maps[0, 1, 5], maps[0, 5, 1] = 10.0, 3.0, 2.0  # the last is a fifth of the strongest
     maps[1, 3, 3] = 2.5
-    segmenter = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))
 
     def rows(**options):
         s = SegmentationSettings(class_threshold=0.5, threshold=0.5, **options)
-        _, peaks, share = segmenter.peaks(maps, s)
-        assert len(peaks) == len(share)
-        return [tuple(row) for row in peaks.tolist()]
+        return passing_rows(maps, s)
 
     assert rows(peak_threshold=0.3) == [(0, 1, 1), (0, 1, 5), (1, 3, 3)]
     assert rows(peak_threshold=0.3, peak_minimum=1.9) == [(0, 1, 1), (0, 1, 5), (0, 5, 1), (1, 3, 3)]
@@ -257,8 +275,7 @@ def test_where_no_response_is_positive_the_first_strongest_peak_passes(device):
     maps = torch.full((1, 5, 7), -4.0, device=device)
     maps[0, 1, 1], maps[0, 1, 5], maps[0, 3, 3] = -2.0, -1.0, -1.0
     s = SegmentationSettings(class_threshold=0.0, threshold=None)
-    _, peaks, _ = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device)).peaks(maps, s)
-    assert peaks.tolist() == [[0, 1, 5]]
+    assert passing_rows(maps, s) == [(0, 1, 5)]
     values = [-2.0, -1.0, -1.0]
     assert oracle.select_peaks(values, s.peak_threshold) == [1]
 

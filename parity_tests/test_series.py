@@ -11,11 +11,16 @@ import pytest
 
 from prm import InputError
 from prm.accelerated.checkpoint import load_checkpoint, save_checkpoint
+from prm.eval.cli.training import asked
 from prm.eval.datasets import make_synthetic
-from prm.eval.experiments.series import series
+from prm.eval.experiments.series import series as series_of
 
 TINY = ["--network-options", '{"widths": [4, 6], "pools": 2, "depth": 1}', "--size", "48", "--batch-size", "4"]
 OPTIONS = [*TINY, "--epochs", "1"]
+
+
+def series(data, out, aggregations, seeds, options=(), **more):
+    return series_of(data, out, aggregations, seeds, options, asked, **more)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,11 @@ def test_finished_runs_are_not_started_again(trained, scenes, monkeypatch):
     out, rows, _ = trained
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     monkeypatch.setattr(subprocess, "Popen", None)  # a start would raise
-    found, lines = again(trained, scenes, [*OPTIONS, "--val"])
-    assert found == [row | {"state": "found"} for row in rows]
+    # The same experiment, typed in another order, with a default said, other spaces, and on more workers.
+    typed = ["--val", "--epochs=1", *TINY[2:], TINY[0], TINY[1].replace(" ", ""), "--jitter", "1.25", "--workers", "2"]
+    for options in ([*OPTIONS, "--val"], typed):
+        found, lines = again(trained, scenes, options)
+        assert [row | {"command": ""} for row in found] == [row | {"state": "found", "command": ""} for row in rows]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
     assert [line.split(":")[0] for line in lines] == ["1/2 average-3", "2/2 peak-3"]
     assert all("finished before" in line for line in lines)
@@ -117,8 +125,9 @@ def test_how_a_run_ended(case, scenes, tmp_path, monkeypatch):
 
 INTERRUPTED = """
 import sys
+from prm.eval.cli.training import asked
 from prm.eval.experiments.series import series
-series(sys.argv[1], sys.argv[2], ["average", "max"], [0], sys.argv[3:], jobs=1)
+series(sys.argv[1], sys.argv[2], ["average", "max"], [0], sys.argv[3:], asked, jobs=1)
 """
 
 

@@ -9,8 +9,10 @@ import pytest
 from prm import InputError
 from prm.eval.experiments.claims import claims
 from prm.eval.experiments.paper import PAPER_1, PAPER_2, PAPER_4, PAPER_5, PAPER_6, VOC_CLASSES, WISE_POSTER
-from prm.eval.experiments.tables import by_data, cell, comparison, read_runs, shown, tables
-from prm.eval.judging.experiment import ABLATED, ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from prm.eval.experiments.tables import by_data, cell, read_runs, tables
+from prm.eval.judging.answers import ABLATED, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from prm.eval.judging.record import ANSWER
+from prm.eval.judging.short import comparison, shown
 
 ROOT = Path(__file__).parent.parent
 

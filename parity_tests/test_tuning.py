@@ -21,8 +21,7 @@ from prm.accelerated.networks import network
 from prm.eval.cli import app
 from prm.eval.datasets import make_synthetic
 from prm.eval.datasets.base import Sample
-from prm.eval.judging.evaluate import record
-from prm.eval.metrics import average_best_overlap, mean_average_precision
+from prm.eval.metrics import average_best_overlap, image_record, mean_average_precision
 from prm.eval.metrics.instances import ImageRecord
 from prm.eval.tuning import search as tuning
 from prm.eval.tuning.search import CUTS, GRID, WEIGHTS, full_grid, gather, halves, search, worth
@@ -77,6 +76,13 @@ def with_settings(segmenter: Segmenter, settings: SegmentationSettings) -> Segme
     return other
 
 
+def record(answer, sample):
+    """The metrics' record of one picture's answer, from its dense masks."""
+    masks = Proposals.concatenate([Proposals.empty(*answer.size), *(one.mask for one in answer.instances)]).masks()
+    labels, scores = ([getattr(one, name) for one in answer.instances] for name in ("label", "score"))
+    return image_record(masks.numpy(), labels, scores, sample.masks, sample.mask_labels)
+
+
 def straight(problem, settings: SegmentationSettings, lowest: float = 0.2, iou: float = 0.5) -> dict[str, float]:
     """The three figures by `Segmenter` and the metrics, picture by picture."""
     segmenter, samples, propose = problem
@@ -89,8 +95,9 @@ def straight(problem, settings: SegmentationSettings, lowest: float = 0.2, iou: 
         # The proxy's weights are those of all peaks that the search may take.
         for threshold in (*SMALL["class_threshold"], segmenter.settings.class_threshold):
             loose = replace(settings, peak_threshold=lowest, class_threshold=threshold)
-            _, peaks, share = other.peaks(answer.maps, loose)
-            for (label, *at), part in zip(peaks.tolist(), share.tolist()):
+            responses = other.respond([sample.image])
+            peaks = other.find_peaks(responses, loose)
+            for (_, label, *at), part in zip(peaks.peaks.tolist(), peaks.share.tolist()):
                 weight[label, other.position(at, answer.maps.shape[1:], answer.size)] = part * (label in sample.labels)
         for one in answer.instances:
             area = one.mask.resized(*one.prm.shape).areas().item() / one.prm.numel()

@@ -11,9 +11,9 @@ import prm
 from prm import InputError
 from prm.files import reason
 
-from . import bench, data, judging, paper, parity, proposals, report, series
+from . import bench, data, judging, parity, proposals
 from .segmenting import segment
-from .training import train
+from .training import train, train_series
 from .tuning import tune
 
 app = typer.Typer(
@@ -48,9 +48,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 app.command()(train)
 app.command()(segment)
-judging.app.command("train", context_settings={"allow_extra_args": True})(series.train_command)
-judging.app.command("tables")(paper.tables_command)
-judging.app.command("report")(report.report_command)
+judging.app.command("train", context_settings={"allow_extra_args": True})(train_series)
 judging.app.command("proposals")(proposals.proposals_command)
 app.add_typer(judging.app, name="eval")
 app.command()(tune)

@@ -1,8 +1,12 @@
-"""`prm eval`: judge a network on a data set."""
+"""`prm eval`, `prm eval tables`, `prm eval report`, `prm eval compare`: views of one pass over a data set."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,25 +15,20 @@ import typer
 from rich.table import Table
 
 from prm import InputError
+from prm.files import atomic_write
 
+from .options import segmentation_options
 from .shared import (
-    Alpha,
-    BetaArea,
-    Bias,
     Cache,
     CheckpointOption,
-    ClassThreshold,
     Device,
-    Epsilon,
     Every,
-    InputSize,
     Json,
     Limit,
-    MaxPeaks,
-    PeakThreshold,
     Proposals,
     check_masks,
-    given,
+    command_line,
+    make_folder,
     open_segmenter,
     out_console,
     progress_bar,
@@ -39,68 +38,98 @@ from .shared import (
 app = typer.Typer(help="Judge a network on a data set with masks.", invoke_without_command=True)
 
 
+Data = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="A data set, to judge networks on it now.")]
+Split = Annotated[str, typer.Option(help="Which part of it: train, val, seg-val (VOC's masks), ..., or 'all'.")]
+Step = Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")]
+RunFiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="[RUN.json...]", help="Runs judged before: the files in their --out.")
+]
+Name = Annotated[str | None, typer.Option(help="What to call the data set in the tables; default: its file name.")]
+Networks = Annotated[
+    list[Path] | None,
+    typer.Option("--checkpoint", "-c", metavar="PATH",
+                 help="A trained network; repeat for several: other aggregations, other seeds."),
+]  # fmt: skip
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go, and a JSON file of each run.")
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where finished pictures are kept; default: OUT/studies. An interrupted run "
+                 "goes on from there."),
+]  # fmt: skip
+Masks = Annotated[bool, typer.Option(help="Without masks: Table 1 alone, from forward passes and boxes.")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Samples of pictures behind each interval; 0 for no intervals.")]
+
+
+# ---- the short view
+
+
 @app.callback(invoke_without_command=True)
+@segmentation_options
 def evaluate_command(
-    context: typer.Context,
-    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="A data set with masks.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of it: train, val, or 'all'.")] = "val",
+    context: typer.Context, segmentation: dict, data: Data = None, split: Split = "val",
     checkpoint: CheckpointOption = None,
     baseline: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Beside a watershed, as it comes and tuned on every N-th picture of the "
                      "train split (one class only)."),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
-    proposals: Proposals = None,
-    limit: Limit = 1000,
-    cache: Cache = None,
-    class_threshold: ClassThreshold = None,
-    peak_threshold: PeakThreshold = None,
-    max_peaks: MaxPeaks = None,
-    alpha: Alpha = None,
-    beta_area: BetaArea = None,
-    bias: Bias = None,
-    epsilon: Epsilon = None,
-    size: InputSize = None,
-    device: Device = "cpu",
-    json_file: Json = None,
-) -> None:
-    """Classification mAP, mAP^r at IoU 0.25 / 0.5 / 0.75 and average best overlap (ABO) of a network on a data set."""
+    every: Step = 1, proposals: Proposals = None, limit: Limit = 1000, cache: Cache = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep finished pictures here: an interrupted run goes on from there."),
+    ] = None,
+    device: Device = "cpu", json_file: Json = None,
+) -> None:  # fmt: skip
+    """Classification mAP, mAP^r at IoU 0.25 / 0.5 / 0.75 and average best overlap (ABO) of a network on a data set:
+    the short view of what `prm eval tables` shows."""
     if context.invoked_subcommand is not None:
         return
     if data is None:
         raise InputError("prm eval needs --data PATH (or a subcommand, see --help)")
-    from ..datasets import open_dataset
-    from ..judging.evaluate import evaluate
+    from ..judging.short import short_view
     from ..proposals import Source
 
     started = time.perf_counter()
-    overrides = given(class_threshold=class_threshold, peak_threshold=peak_threshold, max_peaks=max_peaks, alpha=alpha,
-                       beta_area=beta_area, bias=bias, epsilon=epsilon, size=size)  # fmt: skip
-    segmenter, trained = open_segmenter(checkpoint, device, **overrides)
-    class_names = trained.class_names
-    dataset = open_dataset(data, split=None if split == "all" else split, class_names=class_names)
-    samples, source = Every(dataset, every), Source(proposals, limit, cache)()
-    with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=len(samples))
-        rows = {"prm": evaluate(segmenter, samples, class_names, source, lambda: progress.advance(task))}
+    with _kept(work) as folder, progress_bar() as progress:
+        run = _judge(data, split, None, checkpoint, every, Source(proposals, limit, cache), folder, 0, device,
+                     segmentation, progress, "segmenting", tables=False)  # fmt: skip
+        if run is None:
+            return
+        rows = {"prm": short_view(run.figures)}
         if baseline:
-            rows |= _baseline(data, samples, baseline, progress)
-    made = {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")}
+            rows |= _baseline(data, run.samples, baseline, progress)
+    trained = run.checkpoint
     figures = {
         "data": data.name,
         "split": split,
-        "settings": asdict(segmenter.settings),
-        "checkpoint": made,
+        "settings": asdict(run.segmenter.settings),
+        "checkpoint": {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")},
         "rows": rows,
     }
     write_figures(json_file, figures, started)
     out_console.print(_figures_table(rows))
 
 
+@contextmanager
+def _kept(work: Path | None) -> Iterator[Path]:
+    """The folder of a run's records: the one given, or one that goes with the run."""
+    from ..judging.run import share_of_processes
+
+    if work is not None:
+        make_folder(work)
+        yield work
+    elif share_of_processes()[1] > 1:
+        raise InputError("several processes share the pictures of a run: say where they keep them, with --work FOLDER")
+    else:
+        with tempfile.TemporaryDirectory(prefix="prm-eval-") as folder:
+            yield Path(folder)
+
+
 def _baseline(data: Path, samples, every: int, progress) -> dict:
     from ..datasets import open_dataset
-    from ..judging.evaluate import WATERSHED_GRID, WatershedSettings, evaluate_watershed, tune_watershed
+    from ..judging.watershed import WATERSHED_GRID, WatershedSettings, evaluate_watershed, tune_watershed
 
     training = Every(open_dataset(data, split="train"), every)
     if len(training.dataset.class_names) != 1:
@@ -116,19 +145,167 @@ def _baseline(data: Path, samples, every: int, progress) -> dict:
 
 
 def _figures_table(rows: dict) -> Table:
-    table = Table("", "cls mAP", "mAP^r 0.25", "mAP^r 0.5", "mAP^r 0.75", "ABO", "found / true")
+    from ..judging.short import COLUMNS
+
+    table = Table("", *COLUMNS.values(), "found / true")
     for name, f in rows.items():
-        shown = [f.get(k) for k in ("classification_mAP", "mAP^r_0.25", "mAP^r_0.5", "mAP^r_0.75", "ABO")]
+        shown = [f.get(column) for column in COLUMNS]
         counts = f"{f['predicted_instances']} / {f['true_instances']}" if "ABO" in f else "no masks"
-        table.add_row(name, *("-" if x is None or x != x else f"{100 * x:.1f}" for x in shown), counts)
+        table.add_row(name, *("-" if x is None else f"{100 * x:.1f}" for x in shown), counts)
     return table
 
 
 @app.command("compare")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Files that `prm eval --json` wrote.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", help="Files of `prm eval --json`, or runs of `eval tables`.")
+    ],
 ) -> None:
     """One table from the JSON files of several runs: mean and standard deviation over the seeds of each kind."""
-    from ..experiments.tables import comparison
+    from ..judging.short import comparison
 
     print(comparison(runs))
+
+
+# ---- one pass
+
+
+def _judge(data, split, name, checkpoint, every, source, work, bootstrap, device, segmentation, progress, title,
+           tables=True):  # fmt: skip
+    """One network on one data set: a `Judged`, or None in all but the first process of a torchrun.
+
+    checkpoint: None is the network that comes with prm; False is none at all. source: None leaves masks alone.
+    """
+    from ..datasets import open_dataset
+    from ..judging.run import judge
+
+    segmenter, trained = (None, None) if checkpoint is False else open_segmenter(checkpoint, device, **segmentation)
+    names = trained.class_names if trained else None
+    dataset = open_dataset(data, split=None if split == "all" else split, class_names=names)
+    samples = Every(dataset, every)
+    about = {"data": name or data.name, "split": split, "every": every, "path": str(data.resolve()),
+             "pictures": len(samples)}  # fmt: skip
+    task = progress.add_task(title, total=len(samples))
+    return judge(segmenter, trained, samples, dataset.class_names, about, source, work, bootstrap,
+                 lambda: progress.advance(task), tables)  # fmt: skip
+
+
+def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device,
+               segmentation, masks=True):  # fmt: skip
+    """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
+    from ..proposals import Source
+
+    if data is None:
+        if checkpoints:
+            raise InputError("judging a network needs --data PATH")
+        return []
+    make_folder(out)
+    source = Source(proposals, limit, cache) if masks else None
+    if masks:
+        source()  # what cannot be opened is said before the work
+    judged = []
+    with progress_bar() as progress:
+        for path, stem in zip(checkpoints or [False], _stems(checkpoints or [Path("bounds")])):
+            run = _judge(data, split, name, path, every, source, work or out / "studies", bootstrap, device,
+                         segmentation, progress, stem)  # fmt: skip
+            if run is None:
+                continue
+            file, spent = out / f"{stem}.json", sum(run.figures["seconds_per_picture"].values()) * len(run.samples)
+            page = {"command": command_line(), "seconds": round(spent, 2)} | run.figures
+            atomic_write(file, (json.dumps(page, indent=1, allow_nan=False) + "\n").encode())
+            judged.append((file, run))
+    return judged or None
+
+
+def _stems(checkpoints: list[Path]) -> list[str]:
+    """A name for each checkpoint's file: that of its folder or .json; of several alike with the folder around it."""
+    stems = [path.stem if path.suffix == ".json" else path.resolve().name for path in checkpoints]
+    folders = [path.resolve().parent.name for path in checkpoints]
+    stems = [f"{f}-{stem}" if stems.count(stem) > 1 else stem for f, stem in zip(folders, stems)]
+    twice = {stem for stem in stems if stems.count(stem) > 1}
+    if twice:
+        raise InputError(f"two checkpoints are called {min(twice)!r}: their files would be the same; rename one folder")
+    return stems
+
+
+# ---- the paper's tables
+
+
+@segmentation_options
+def tables_command(
+    segmentation: dict, runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None,
+    checkpoint: Networks = None, out: Out = Path("prm-tables"), work: Work = None, proposals: Proposals = None,
+    limit: Limit = 1000, cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, masks: Masks = True,
+    device: Device = "cpu", json_file: Json = None,
+) -> None:  # fmt: skip
+    """Tables 1 to 6 and Figure 6 of the paper, its own numbers beside those of your networks on your data; and which of
+    its claims your runs bear out.
+
+    Networks are judged with --data and --checkpoint, or taken from the files of earlier runs; --data alone gives the
+    rows that need no network. Under torchrun the pictures are split over the processes, with the same answer.
+    """
+    started = time.perf_counter()
+    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
+                        segmentation, masks)  # fmt: skip
+    if judged is None:
+        return
+    text, found = _tables([*(runs or []), *(path for path, _ in judged)])
+    if judged:
+        atomic_write(out / "tables.md", text.encode())
+    write_figures(json_file, {"claims": found}, started)
+    out_console.print(text)
+
+
+def _tables(files: list[Path]) -> tuple[str, list[dict]]:
+    """All tables as Markdown, and the claims of every data set as JSON."""
+    from ..experiments.claims import claims, claims_table
+    from ..experiments.tables import by_data, read_runs, tables
+
+    if not files:
+        raise InputError("nothing to make tables of: give --data and --checkpoint, or the files of earlier runs")
+    parts, found = [], []
+    for runs in by_data(read_runs(files)):
+        made = [*tables(runs), *([claims_table(runs)] if claims(runs) else [])]
+        parts += [f"# {runs.label}", *(table.markdown() for table in made)]
+        found.append({"data": runs.label, "claims": [vars(claim) for claim in claims(runs)]})
+    return "\n\n".join(parts) + "\n", found
+
+
+@segmentation_options
+def report_command(
+    segmentation: dict, runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None,
+    checkpoint: Networks = None, out: Out = Path("prm-report"), work: Work = None, proposals: Proposals = None,
+    limit: Limit = 1000, cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """One HTML file, which needs no network to be read, with the tables of `prm eval tables`, Figure 6, curves of
+    precision and recall, pictures of successes and failures, and the settings; and the same as JSON.
+
+    Networks are judged with --data and --checkpoint, or taken from the files of earlier runs, which then show no
+    pictures. Interrupted, it goes on where it was; under torchrun the pictures are split over the processes.
+    """
+    if any(path.stem == "report" for path in checkpoint or []):
+        raise InputError("a checkpoint is called 'report': its file would be report.json itself; rename it")
+    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
+                        segmentation)  # fmt: skip
+    if judged is None:
+        return
+    files = [*(runs or []), *(path for path, _ in judged)]
+    if not files:
+        raise InputError("nothing to report on: give --data and --checkpoint, or the files of earlier runs")
+    from ..experiments.report import as_json, parts
+    from ..experiments.report_page import page
+    from ..experiments.tables import by_data, read_runs
+
+    groups = by_data(read_runs(files))
+    make_folder(out)
+    with progress_bar() as progress:
+        task = progress.add_task("pictures of failures", total=None, visible=False)
+        found = parts(groups, [run for _, run in judged],
+                      lambda total: progress.update(task, advance=1, total=total, visible=True))  # fmt: skip
+    atomic_write(out / "report.json", as_json(found, command_line()))
+    atomic_write(out / "report.html", page(found, command_line()))
+    out_console.print(str(out / "report.html"))
+
+
+app.command("tables")(tables_command)
+app.command("report")(report_command)

@@ -9,24 +9,14 @@ from typing import Annotated
 
 import typer
 
+from .options import segmentation_options
 from .shared import (
-    Alpha,
-    BetaArea,
-    Bias,
     Cache,
     CheckpointOption,
-    ClassThreshold,
     Device,
-    Epsilon,
-    InputSize,
     Json,
     Limit,
-    MaxPeaks,
-    Nms,
-    PeakMinimum,
-    PeakThreshold,
     command_line,
-    given,
     make_folder,
     open_segmenter,
     out_console,
@@ -35,7 +25,9 @@ from .shared import (
 )
 
 
+@segmentation_options
 def segment(
+    segmentation: dict,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|FOLDER", help="Pictures, or folders of pictures.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")] = Path("prm-out"),
     checkpoint: CheckpointOption = None,
@@ -43,22 +35,12 @@ def segment(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Proposals in the PRM authors' JSON format: a file for a single picture, or a "
-            "folder with NAME.json for NAME.jpg. Default: generated here.",
+            help="Proposals made by others: a folder with a file for each picture (the PRM authors' JSON, MCG's and "
+            "COB's .mat, .npz, PNGs), or one file, of COCO's results or of a single picture. Default: generated here.",
         ),
     ] = None,
     limit: Limit = 1000,
     cache: Cache = None,
-    class_threshold: ClassThreshold = None,
-    peak_threshold: PeakThreshold = None,
-    peak_minimum: PeakMinimum = None,
-    max_peaks: MaxPeaks = None,
-    alpha: Alpha = None,
-    beta_area: BetaArea = None,
-    bias: Bias = None,
-    nms: Nms = None,
-    epsilon: Epsilon = None,
-    size: InputSize = None,
     device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
@@ -72,12 +54,7 @@ def segment(
     from ..segment import segment_files
 
     started = time.perf_counter()
-    overrides = given(
-        class_threshold=class_threshold, peak_threshold=peak_threshold, peak_minimum=peak_minimum,
-        max_peaks=max_peaks, alpha=alpha, beta_area=beta_area, bias=bias, nms=nms, epsilon=epsilon,
-        size=size,
-    )  # fmt: skip
-    segmenter, found = open_segmenter(checkpoint, device, **overrides)
+    segmenter, found = open_segmenter(checkpoint, device, **segmentation)
     files = find_images(images)
     make_folder(out)
     with progress_bar() as progress:

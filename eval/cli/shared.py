@@ -43,30 +43,6 @@ Proposals = Annotated[
                  "generated here."),
 ]  # fmt: skip
 
-ClassThreshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least probability of a class.")]
-PeakThreshold = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Least response, as a share of the class's strongest peak.")
-]
-PeakMinimum = Annotated[float | None, typer.Option(help="Least response itself (the released code's 30).")]
-MaxPeaks = Annotated[int | None, typer.Option(min=1, help="Most peaks of a picture.")]
-Alpha = Annotated[float | None, typer.Option(help="Eq. 6: weight of the response inside a proposal.")]
-BetaArea = Annotated[float | None, typer.Option(help="Eq. 6: weight of background inside it, per picture area.")]
-Bias = Annotated[float | None, typer.Option(help="Eq. 6: background is below bias x the mean response.")]
-InputSize = Annotated[int | None, typer.Option("--size", min=32, help="Network input: the shorter side, pixels.")]
-Epsilon = Annotated[
-    float | None,
-    typer.Option(min=0, max=0.99, help="Let the walk back drop up to this share of each peak, for speed."),
-]
-Nms = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Mask IoU from which the weaker of two instances is dropped.")
-]
-
-
-def given(**options) -> dict:
-    check_finite(**options)
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def open_segmenter(path: Path | None, device: str, **overrides):
     from prm.accelerated import Segmenter
     from prm.accelerated.checkpoint import SHIPPED, load_checkpoint

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from prm import InputError
 from prm.files import reason
+from prm.settings import TrainingSettings
 
+from .options import settings_options
 from .shared import (
     DataOption,
     Device,
     Json,
-    check_finite,
     command_line,
     console,
     json_option,
@@ -31,7 +35,9 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PLAIN = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
+@settings_options("given", TrainingSettings, "Training", shown=True)
 def train(
+    given: dict,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoint, log and curve go.")],
     network: Annotated[str, typer.Option(help="smallnet, resnet18, resnet50 or vgg16.")] = "smallnet",
@@ -56,28 +62,14 @@ def train(
     val: Annotated[
         bool, typer.Option(help="Classification mAP on the data set's val split after every epoch.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    size: Annotated[int, typer.Option(min=8, help="Side of the training crop, pixels.")] = 448,
     tile: Annotated[
         int | None, typer.Option(min=8, help="BBBC038 only: side of the labelled tiles; sets --size.")
     ] = None,
     tile_stride: Annotated[int | None, typer.Option(min=1, help="Distance of tiles; default: their side.")] = None,
     tile_limit: Annotated[int | None, typer.Option(min=1, help="Draw this many tiles at random.")] = None,
-    lr_features: Annotated[float, typer.Option(min=0, help="Learning rate of the features.")] = 0.01,
-    lr_classifier: Annotated[float, typer.Option(min=0, help="Learning rate of the classifier.")] = 0.1,
-    momentum: Annotated[float, typer.Option(min=0)] = 0.9,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
-    schedule: Annotated[str, typer.Option(help="cosine or step.")] = "cosine",
-    flip: Annotated[bool, typer.Option(help="Mirror left and right at random.")] = True,
-    vertical_flip: Annotated[bool, typer.Option(help="Mirror up and down too, as suits microscopes.")] = False,
-    jitter: Annotated[float, typer.Option(min=1, help="Scale by a random factor in [1/jitter, jitter].")] = 1.25,
     contrast: Annotated[
         bool, typer.Option(help="Stretch each picture's contrast first, as suits microscopes.")
     ] = False,
-    amp: Annotated[bool | None, typer.Option(help="Mixed precision; default: where the device has it.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead.")] = 0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     device: Device = "cpu",
     json_file: Json = None,
@@ -91,26 +83,19 @@ def train(
     from prm.accelerated.aggregation import aggregation as make_aggregation
     from prm.accelerated.checkpoint import Checkpoint
     from prm.accelerated.networks import network as make_network
-    from prm.accelerated.training import TrainingSettings
     from prm.accelerated.training import train as run_training
 
     started = time.perf_counter()
-    check_finite(lr_features=lr_features, lr_classifier=lr_classifier, momentum=momentum, weight_decay=weight_decay,
-                  jitter=jitter)  # fmt: skip
     device = usable_device(device)
-    settings = TrainingSettings(
-        epochs=epochs, batch_size=batch_size, size=tile or size, lr_features=lr_features, lr_classifier=lr_classifier,
-        momentum=momentum, weight_decay=weight_decay, schedule=schedule, flip=flip, vertical_flip=vertical_flip,
-        jitter=jitter, amp=amp, workers=workers, seed=seed,
-    )  # fmt: skip
+    settings = TrainingSettings(**(given | ({"size": tile} if tile else {})))
     if (out / "checkpoint.json").exists() and not resume:
         raise InputError(f"{out}: holds a checkpoint already; add --resume to go on with it, or name another folder")
-    samples, class_names = _training_data(data, split, contrast, tile, tile_stride, tile_limit, seed)
+    samples, class_names = _training_data(data, split, contrast, tile, tile_stride, tile_limit, settings.seed)
     options, pool_options = (
         json_option(network_options, "--network-options"),
         json_option(aggregation_options, "--aggregation-options"),
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     try:
         model = make_network(network, len(class_names), **options)
         pool = make_aggregation(aggregation, **pool_options)
@@ -145,7 +130,7 @@ def train(
         def on_epoch(model, rows):
             found = watched(model) if watched else {}
             rows = [*rows[:-1], rows[-1] | found]
-            progress.update(task, description=f"epoch {len(rows)}/{epochs}")
+            progress.update(task, description=f"epoch {len(rows)}/{settings.epochs}")
             text = "".join(f"  {k} {v:.4f}" for k, v in rows[-1].items() if k in ("loss", "mean_average_precision"))
             progress.console.print(f"epoch {len(rows)}:{text}  ({rows[-1]['seconds']:.1f} s)")
             _curve(rows, out)
@@ -154,7 +139,8 @@ def train(
         rows = run_training(checkpoint, samples, out, settings, resume=resume, device=device, on_step=on_step,
                             on_epoch=on_epoch)  # fmt: skip
     figures = {"epochs": len(rows), "loss": rows[-1]["loss"], "training_seconds": sum(r["seconds"] for r in rows)}
-    write_figures(json_file, figures | {"samples": len(samples), "seed": seed, "aggregation": aggregation}, started)
+    figures |= {"samples": len(samples), "seed": settings.seed, "aggregation": aggregation}
+    write_figures(json_file, figures, started)
     out_console.print(f"checkpoint in {out / 'checkpoint.json'}, loss {rows[-1]['loss']:.4f}")
 
 
@@ -230,3 +216,62 @@ def _curve(rows: list[dict], out: Path) -> None:
     from ..pictures.figures import curve
 
     curve(rows, out / "curve.png")
+
+
+# ---- many trainings
+
+
+def train_series(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option("--data", metavar="PATH", help="The data set to train on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Networks go to FOLDER/AGGREGATION-SEED.")],
+    aggregation: Annotated[
+        list[str] | None,
+        typer.Option(help="peak, average, max, lse or wildcat; may be repeated. Default: all five."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with the seeds 0, 1, ... so many.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    json_file: Json = None,
+) -> None:
+    """Train a network with each aggregation and seed, as the paper's Tables 1, 2 and 5 compare them. All options of
+    `prm train` are given after --, the same for every run:
+
+        prm eval train --data D --out RUNS --seeds 3 -- --network resnet50 --weights imagenet --epochs 20
+
+    Finished runs are found and not repeated, interrupted ones go on. Exit code 1 if a run fails; the others are done.
+    """
+    from prm.accelerated.aggregation import AGGREGATIONS
+
+    from ..experiments.series import series
+
+    started = time.perf_counter()
+    make_folder(out)
+    rows = series(data, out, aggregation or list(AGGREGATIONS), range(seeds), context.args, asked, jobs=jobs,
+                  report=out_console.print)  # fmt: skip
+    write_figures(json_file, {"runs": rows}, started)
+    if any(row["state"] == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
+UNTOLD = ("out", "resume", "workers", "device", "json_file")
+"""Options of `prm train` that make no difference to what is computed."""
+
+
+def asked(arguments: Sequence[str]) -> dict:
+    """What a command line of `prm train` asks to be computed, however it is typed; arguments begin with "train".
+
+    Raises InputError for a command line that is none.
+    """
+    command = typer.main.get_command(_alone)
+    try:
+        context = command.make_context("prm train", list(arguments[1:]))
+    except (typer.Exit, click.ClickException) as error:
+        raise InputError(f"not a command line of prm train: {' '.join(arguments)} ({error})") from error
+    found = {name: value for name, value in context.params.items() if name not in UNTOLD}
+    # As JSON, so that spaces in it and the order of its keys make none either.
+    told = {name: json.loads(found[name]) for name in ("network_options", "aggregation_options")}
+    return found | told | {"data": Path(found["data"]).resolve()}
+
+
+_alone = typer.Typer(add_completion=False)
+_alone.command()(train)

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from prm import InputError
+from prm.settings import SegmentationSettings, meanings
 
 from .shared import (
     Cache,
@@ -32,9 +33,12 @@ from .shared import (
     write_figures,
 )
 
+MEANINGS = meanings(SegmentationSettings)
 
-def _values(what: str):
-    return Annotated[str | None, typer.Option(metavar="A,B,...", help=f"What to try: {what}. Exactly these values.")]
+
+def _values(name: str):
+    text = f"What to try, exactly these values: {MEANINGS[name]}."
+    return Annotated[str | None, typer.Option(metavar="A,B,...", help=text)]
 
 
 def tune(
@@ -59,12 +63,12 @@ def tune(
         typer.Option("--against-defaults", help="Start from prm's defaults and compare with them, not with what the "
                      "checkpoint holds, which may have been tuned before."),
     ] = False,
-    alpha: _values("weight of the response inside a proposal") = None,
-    beta_area: _values("weight of background inside it, per picture area") = None,
-    bias: _values("background is below bias x the mean response") = None,
-    peak_threshold: _values("least response, as a share of the class's strongest peak") = None,
-    class_threshold: _values("least probability of a class") = None,
-    nms: _values("mask IoU from which the weaker of two instances is dropped") = None,
+    alpha: _values("alpha") = None,
+    beta_area: _values("beta_area") = None,
+    bias: _values("bias") = None,
+    peak_threshold: _values("peak_threshold") = None,
+    class_threshold: _values("class_threshold") = None,
+    nms: _values("nms") = None,
     extend: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="At most so many further values of alpha, beta and bias, while all that "
@@ -84,8 +88,6 @@ def tune(
     """Choose alpha, beta and bias of Eq. 6, the peak and class thresholds and the suppression by a full search, and
     write them into the checkpoint. Judge the result on other pictures than these; --halves does so by itself.
     """  # fmt: skip
-    from prm.accelerated import SegmentationSettings
-
     from ..datasets import open_dataset
     from ..proposals import Source
     from ..tuning import search as tuning

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from ..judging.experiment import ABLATED, ANSWER, BOX_MASKS, GALLERIES
-from ..judging.summary import THRESHOLDS
+from ..judging.answers import ABLATED, BOX_MASKS, GALLERIES
+from ..judging.evaluators import THRESHOLDS
+from ..judging.record import ANSWER
 from .tables import AGGREGATIONS, Runs, Table, value
 
 

@@ -1,6 +1,7 @@
 """What the paper printed, in percent: Tables 1 to 6, Figure 6 (Zhou et al., CVPR 2018, section 4), WISE's poster."""
 
-from ..judging.experiment import ABLATED, ANSWER
+from ..judging.answers import ABLATED
+from ..judging.record import ANSWER
 
 PAPER_1 = {
     "DeepMIL": (74.5, 41.2), "WSLoc": (79.7, 49.2), "WILDCAT": (82.9, 53.5), "SPN": (82.9, 55.3),

@@ -19,16 +19,16 @@ from pycocotools import mask as coco_mask
 
 import prm
 
-from ..algorithm1 import walk
-from ..judging.experiment import ANSWER, Study, load_studies
-from ..judging.judge import Judged
-from ..judging.summary import THRESHOLDS, failures_of, image_record_of
+from ..judging.evaluators import THRESHOLDS
+from ..judging.record import ANSWER, Record, failures_of, image_record_of
+from ..judging.run import Judged, load_records
+from ..judging.short import shown
 from ..metrics.failures import OUTCOMES, VERDICTS
 from ..pictures.figures import colour
 from . import plots
 from .claims import Claim, claims, claims_table
 from .paper import PAPER_FIGURE_6
-from .tables import AGGREGATIONS, Runs, Table, by_data, cell, shown, tables
+from .tables import AGGREGATIONS, Runs, Table, by_data, cell, tables
 
 SUCCESS = "successes"
 FAILURES = ("missed", "merged", "split", "wrong class", "loose")
@@ -254,7 +254,7 @@ def _shares(runs: Runs) -> Drawing:
 
 def _gallery(judged: Judged, tick: Callable[[int], None]) -> dict[str, list[Case]]:
     """Pictures of successes and of each category of failure; none of a category that does not occur."""
-    chosen = _chosen(load_studies(judged.folder, len(judged.samples)))
+    chosen = _chosen(load_records(judged.folder, len(judged.samples)))
     names = judged.figures["run"]["class_names"]
     several = {k: one for some in chosen.values() for k, one in some}
     common = {}
@@ -265,14 +265,14 @@ def _gallery(judged: Judged, tick: Callable[[int], None]) -> dict[str, list[Case
             for category, some in chosen.items() if some}  # fmt: skip
 
 
-def _chosen(studies: Iterator[Study]) -> dict[str, list[tuple[int, Study]]]:
-    """For each category the (number, study) of its pictures, the best or worst first; equal ones in their order.
+def _chosen(records: Iterator[Record]) -> dict[str, list[tuple[int, Record]]]:
+    """For each category the (number, record) of its pictures, the best or worst first; equal ones in their order.
 
     Successes: by the share of hits among instances and predictions (F1), then most instances, then overlap. Failures:
     most instances of the category, then their share of the picture's.
     """
     found = {category: [] for category in (SUCCESS, *FAILURES)}
-    for k, one in enumerate(studies):
+    for k, one in enumerate(records):
         if one.truth is None or not len(one.truth.labels):
             continue
         judged, overlaps = failures_of(one), image_record_of(one).ious
@@ -286,9 +286,9 @@ def _chosen(studies: Iterator[Study]) -> dict[str, list[tuple[int, Study]]]:
     return {category: [(k, one) for _, k, one in some] for category, some in found.items()}
 
 
-def _common_tiles(judged: Judged, image: np.ndarray, one: Study) -> dict[str, bytes]:
+def _common_tiles(judged: Judged, image: np.ndarray, one: Record) -> dict[str, bytes]:
     """The tiles that show the same whatever the category: the maps of all peaks, and the answer."""
-    found, labels = walk(judged.segmenter, image), one.answers[ANSWER].labels
+    found, labels = judged.segmenter.look(image), one.answers[ANSWER].labels
     tints = [colour(c) for c in found.peaks[:, 0].tolist()]
     return {
         "Peak Response Maps": plots.responses_tile(image, found.prms.cpu().numpy(), tints, found.positions),
@@ -296,7 +296,7 @@ def _common_tiles(judged: Judged, image: np.ndarray, one: Study) -> dict[str, by
     }
 
 
-def _case(category: str, image: np.ndarray, one: Study, names: Sequence[str], common: dict[str, bytes]) -> Case:
+def _case(category: str, image: np.ndarray, one: Record, names: Sequence[str], common: dict[str, bytes]) -> Case:
     judged, true_labels = failures_of(one), one.truth.labels
     masks = _masks(one.truth.masks[: len(true_labels)], image)
     truth = plots.truth_tile(image, masks, [colour(c) for c in true_labels], judged.outcomes == category)

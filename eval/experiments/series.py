@@ -43,7 +43,8 @@ def series(
     out: Path,
     aggregations: Sequence[str],
     seeds: Sequence[int],
-    options: Sequence[str] = (),
+    options: Sequence[str],
+    asked: Callable[[Sequence[str]], object],
     *,
     jobs: int = 1,
     report: Callable[[str], None] = print,
@@ -51,12 +52,13 @@ def series(
     """Train every aggregation with every seed under the same options, into `out`/AGGREGATION-SEED.
 
     A run is `prm train --resume` in a process of its own, so one that was interrupted goes on after its last whole
-    epoch, and one that was made with other settings is refused. A run that was finished by the same command is not
+    epoch, and one that was made with other settings is refused. A run that was finished and asked for the same is not
     started again. A run that fails is reported, and the others are done. Ctrl-C ends the running ones.
 
     Parameters
     ----------
     options : of `prm train`, the same for every run: ["--epochs", "8", "--size", "128"]; not those in `OWN`
+    asked : what a command line of `prm train` asks for, to compare a finished run's with one to be made
     jobs : runs at a time; more than one share the processor's cores, unless OMP_NUM_THREADS says otherwise
     report : called with one line when a run has ended, or was found to be finished
 
@@ -77,7 +79,7 @@ def series(
 
     waiting: list[Run] = []
     for run in runs:
-        if _finished(run):
+        if _finished(run, asked):
             end(run, "found")
         else:
             waiting.append(run)
@@ -127,13 +129,14 @@ def _command(run: Run) -> str:
     return shlex.join(["prm", *run.arguments])
 
 
-def _finished(run: Run) -> bool:
-    """Whether the run's folder holds the last epoch of this very command; in doubt `prm train --resume` decides."""
+def _finished(run: Run, asked: Callable[[Sequence[str]], object]) -> bool:
+    """Whether the run's folder holds the last epoch of what is asked for; in doubt `prm train --resume` decides."""
     try:
         found = load_checkpoint(run.out)
-    except InputError:
+        made = shlex.split(found.training.get("command", ""))[1:]
+        return found.epoch == found.training.get("epochs") and asked(made) == asked(run.arguments)
+    except (InputError, ValueError):
         return False
-    return found.epoch == found.training.get("epochs") and found.training.get("command") == _command(run)
 
 
 def _start(run: Run, jobs: int) -> subprocess.Popen:

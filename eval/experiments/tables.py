@@ -7,7 +7,6 @@ the seed alone are averaged.
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,10 @@ from pathlib import Path
 from prm import InputError
 from prm.files import reason
 
-from ..judging.experiment import ANSWER, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
-from ..judging.summary import THRESHOLDS
+from ..judging.answers import BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from ..judging.evaluators import THRESHOLDS
+from ..judging.record import ANSWER
+from ..judging.short import shown
 from .paper import (
     PAPER_1,
     PAPER_2,
@@ -139,32 +140,6 @@ def tables(runs: Runs) -> list[Table]:
         made += [_table_2(others), _table_3(others), _table_4(others), _table_5(runs), _table_6(others)]
         made += [_figure_6(others), _per_class(others)]
     return made
-
-
-def comparison(files: Sequence[Path]) -> str:
-    """A Markdown table, in percent, with a row for each kind of run: mean and standard deviation over its runs.
-
-    files: JSON written by `prm eval --json`. A file's name up to its last "-" says its kind: average-0.json and
-    average-1.json are two runs of "average". A file that holds baselines too gives each a row of its own.
-    Raises InputError for a file that is no such run.
-    """
-    kinds: dict[str, list[dict]] = {}
-    for file in files:
-        try:
-            rows = json.loads(Path(file).read_text())["rows"]
-            rows = {"prm": rows["prm"], **rows}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: not the figures of a run ({reason(error)})") from error
-        stem = Path(file).stem
-        kind = stem.rpartition("-")[0] or stem
-        for name, figures in rows.items():
-            kinds.setdefault(kind if len(rows) == 1 else name, []).append(figures)
-    columns = {"classification_mAP": "cls mAP", **{f"mAP^r_{t}": f"mAP^r {t}" for t in THRESHOLDS}, "ABO": "ABO"}
-    lines = ["| | runs | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
-    for kind, runs in kinds.items():
-        cells = [shown([run.get(column) for run in runs]) for column in columns]
-        lines.append(f"| {kind} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 # ---- the tables
@@ -311,15 +286,6 @@ def cell(runs: Sequence[dict], *path: str) -> str:
     around = value(runs[0], *path[:-1])
     low, high = around.get("intervals", {}).get(path[-1]) or around.get("interval") or (None, None)
     return shown(found) + (f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None else "")
-
-
-def shown(values: Sequence[float | None]) -> str:
-    if not values:
-        return ""
-    if any(one is None for one in values):
-        return "-"
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 def _grouped(group: str, names: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from prm.accelerated import Proposals
+from prm.accelerated.segmenter import Walked
 
-from ..algorithm1 import Walk
 from ..datasets.base import tight_boxes
 
 CAM_SHARE = 0.2  # of the map's maximum, as CAM's authors cut (Zhou et al. 2016)
@@ -53,7 +53,7 @@ def cam_boxes(maps: np.ndarray, scores: np.ndarray, least: float) -> tuple[np.nd
     return boxes, labels, probability[labels]
 
 
-def peak_boxes(maps: np.ndarray, found: Walk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def peak_boxes(maps: np.ndarray, found: Walked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """CAM's rule for each peak: the box around the connected component that holds it, of what reaches PEAK_SHARE of
     the response there.
 

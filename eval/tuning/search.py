@@ -32,13 +32,11 @@ import numpy as np
 import torch
 from numba import njit
 from scipy.stats import spearmanr
-from torch import Tensor
 
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.retrieval import background, prepare, run_sums, terms
+from prm.accelerated.segmenter import Fit, fit
 
-from ..algorithm1 import walk
 from ..datasets import Sample
 from ..pipeline import in_order, threads
 
@@ -68,12 +66,8 @@ class Picture:
     labels : (P,) int64 class of each peak; peaks are in order of (class, row, column)
     share : (P,) response as a share of the class's strongest
     rules : which peaks pass a class threshold, or an absolute peak threshold: (class_threshold, peak_minimum) -> (P,)
-    inside, contour : (P, K) float64, R over S and R over contour(S)
-    allowed : (K,) bool, whether the area lies inside the limits
-    masks : the proposals at the network's input size
-    proposals : the proposals at the picture's size
-    maps : (n, h, w) response maps of the n classes that have a peak
-    of : (P,) the row of `maps` of each peak
+    fitted : the sums of Eq. 6 of each peak with each proposal, on the CPU
+    inside, contour : (P, K) float64, of these R over S and R over contour(S)
     present : (P,) bool, whether the picture is labelled with the peak's class
     truth, true_labels : G true masks and (G,) their classes; None where there are none to compare with
     """
@@ -81,22 +75,12 @@ class Picture:
     labels: np.ndarray
     share: np.ndarray
     rules: dict[tuple, np.ndarray]
+    fitted: Fit
     inside: np.ndarray
     contour: np.ndarray
-    allowed: np.ndarray
-    masks: Proposals
-    proposals: Proposals
-    maps: Tensor
-    of: np.ndarray
     present: np.ndarray
     truth: Proposals | None
     true_labels: np.ndarray | None
-
-    def over_background(self, bias: float) -> np.ndarray:
-        """(n, K) float64, Q over S for each class."""
-        masks = self.masks
-        Q = background(self.maps, range(len(self.maps)), (masks.height, masks.width), bias)
-        return run_sums(Q.flatten(1).float(), masks.starts, masks.ends, masks.offsets).double().numpy()
 
     @cached_property
     def weight(self) -> np.ndarray:
@@ -132,22 +116,20 @@ def gather(
 
 
 def _picture(segmenter: Segmenter, sample, proposals: Proposals, rules: Sequence[SegmentationSettings]) -> Picture:
-    found, s = walk(segmenter, sample.image, *rules), segmenter.settings
+    responses = segmenter.respond([sample.image])
+    (found,) = segmenter.walk(responses, segmenter.find_peaks(responses, *rules))
     passing = {}
     for rule in rules:
-        _, peaks, _ = segmenter.peaks(found.maps, rule)
+        peaks = segmenter.find_peaks(responses, rule).peaks[:, 1:]
         passes = (found.peaks[:, None] == peaks[None]).all(2).any(1)
         passing[rule.class_threshold, rule.peak_minimum] = passes.cpu().numpy()
-    size = tuple(found.prms.shape[1:])
-    ready = prepare(proposals.to(found.prms.device), size, s.contour, s.min_area, s.max_area)
-    classes, of = found.peaks[:, 0].unique(return_inverse=True)
+    fitted = fit(found, proposals, segmenter.settings).to("cpu")
+    inside, contour, _ = (part.copy() for part in np.moveaxis(fitted.sums.numpy(), 2, 0))
     # Of Q, which depends on the bias, the maps are kept.
-    sums = terms(found.prms, ready, background(found.maps, classes, size, s.bias), of).cpu().numpy()
+    fitted = replace(fitted, sums=fitted.sums.new_empty(0))
     labels = found.peaks[:, 0].cpu().numpy()
     return Picture(
-        labels=labels, share=found.share.cpu().numpy(), rules=passing, inside=sums[..., 0].copy(),
-        contour=sums[..., 1].copy(), allowed=ready.allowed.cpu().numpy(), masks=ready.masks.to("cpu"),
-        proposals=proposals.to("cpu"), maps=found.maps[classes].cpu(), of=of.cpu().numpy(),
+        labels=labels, share=found.share.cpu().numpy(), rules=passing, fitted=fitted, inside=inside, contour=contour,
         present=np.isin(labels, sample.labels),
         truth=None if sample.masks is None else Proposals.from_masks(torch.from_numpy(sample.masks)),
         true_labels=sample.mask_labels,
@@ -177,18 +159,19 @@ class Choices:
 
 def _choices(picture: Picture, weights: Sequence[tuple[float, float, float]]) -> Choices | None:
     """None where the picture has no peak, or no proposal that is allowed."""
-    if not len(picture.labels) or not picture.allowed.any():
+    fitted, allowed = picture.fitted, picture.fitted.allowed.numpy()
+    if not len(picture.labels) or not allowed.any():
         return None
     choices = np.empty((len(weights), len(picture.labels)), np.int64)
     values = np.empty(choices.shape)
-    area = picture.masks.height * picture.masks.width
-    by_bias = {bias: picture.over_background(bias) for bias in {bias for _, _, bias in weights}}
+    area, of = fitted.masks.height * fitted.masks.width, fitted.of.numpy()
+    by_bias = {bias: fitted.over_background(bias).numpy() for bias in {bias for _, _, bias in weights}}
     for k, (alpha, beta_area, bias) in enumerate(weights):
-        _best(picture.inside, picture.contour, by_bias[bias], picture.of, picture.allowed, alpha, beta_area / area,
-              choices[k], values[k])  # fmt: skip
+        _best(picture.inside, picture.contour, by_bias[bias], of, allowed, alpha, beta_area / area, choices[k],
+              values[k])  # fmt: skip
     chosen, at = np.unique(choices, return_inverse=True)
-    some = picture.proposals.select(torch.from_numpy(chosen))
-    fraction = picture.masks.areas().numpy()[chosen] / area
+    some = fitted.proposals.select(torch.from_numpy(chosen))
+    fraction = fitted.masks.areas().numpy()[chosen] / area
     inside = picture.inside[:, chosen]
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.where((inside > 0) & (fraction > 0), inside * np.log(inside / fraction), 0)

@@ -1,4 +1,4 @@
-"""The paper's experiments: a picture's study against the methods themselves, and the files that studies are kept in."""
+"""Judging: a picture's record against the methods themselves, the files that records are kept in, and their views."""
 
 from dataclasses import replace
 
@@ -12,19 +12,12 @@ from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.networks import network
 from prm.eval.datasets import draw_scene
 from prm.eval.datasets.base import Instances, Sample
-from prm.eval.judging.experiment import (
-    ABLATED,
-    ANSWER,
-    BOX_MASKS,
-    BOX_SOURCES,
-    GALLERIES,
-    TRUE_MASKS,
-    load_studies,
-    run_folder,
-    studies,
-    study,
-)  # fmt: skip
-from prm.eval.judging.summary import failures_of, image_record_of, response_record_of, summary
+from prm.eval.judging.answers import ABLATED, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
+from prm.eval.judging.evaluators import figures_of
+from prm.eval.judging.picture import judge_picture
+from prm.eval.judging.record import ANSWER, failures_of, image_record_of, response_record_of
+from prm.eval.judging.run import load_records, records, run_folder
+from prm.eval.judging.short import short_view
 from prm.eval.metrics import (
     average_best_overlap,
     coco_average_precision,
@@ -70,7 +63,7 @@ def segmenter():
 @pytest.fixture(scope="module")
 def found(segmenter):
     samples = [scene(k, void=k == 1) for k in range(4)]
-    return samples, [study(segmenter, len(CLASSES), (s, propose(s), 0.0)) for s in samples]
+    return samples, [judge_picture(segmenter, len(CLASSES), (s, propose(s), 0.0)) for s in samples]
 
 
 def test_the_answer_is_the_segmenters(segmenter, found):
@@ -94,7 +87,7 @@ def test_leaving_a_term_out_is_a_weight_of_zero(segmenter, found):
         other = Segmenter.__new__(Segmenter)
         other.__dict__ |= segmenter.__dict__ | {"settings": settings}
         for sample, one in zip(*found):
-            mine = study(other, len(CLASSES), (sample, propose(sample), 0.0)).answers[ANSWER]
+            mine = judge_picture(other, len(CLASSES), (sample, propose(sample), 0.0)).answers[ANSWER]
             ablated = one.answers[f"prm: without the {name}-aware term"]
             np.testing.assert_array_equal(mine.common, ablated.common)
             np.testing.assert_allclose(mine.scores, ablated.scores)
@@ -119,13 +112,13 @@ def test_every_row_of_the_tables_is_there_and_the_truth_is_found_where_it_is_in_
 
 def test_figures_are_those_of_the_metrics_on_the_masks_themselves(segmenter, found):
     samples, one = found
-    figures = summary(one, CLASSES, samples=0)
-    records, ignored, predictions, known, truths = [], [], [], [], []
+    figures = figures_of(one, CLASSES, samples=0)
+    plainly, ignored, predictions, known, truths = [], [], [], [], []
     for sample, s in zip(samples, one):
         instances = segmenter([sample.image], [propose(sample)])[0].instances
         masks = np.concatenate([i.mask.masks().numpy() for i in instances])
         given = masks, [i.label for i in instances], [i.score for i in instances], sample.masks, sample.mask_labels
-        records.append(image_record(*given))
+        plainly.append(image_record(*given))
         ignored.append(image_record(*given, void=sample.void, void_rule="ignore"))
         predictions.append(CocoPredictions(s.masks, given[1], given[2]))
         truths.append(CocoTruths(s.truth.masks, sample.mask_labels))
@@ -134,7 +127,7 @@ def test_figures_are_those_of_the_metrics_on_the_masks_themselves(segmenter, fou
         if sample.void is not None:
             assert not (coco_mask.decode(cleared).transpose(2, 0, 1).astype(bool) & sample.void).any()
     mine = figures["instances"][ANSWER]
-    for name, some in (("instances", records), ("void_ignored", ignored)):
+    for name, some in (("instances", plainly), ("void_ignored", ignored)):
         mine = figures[name][ANSWER] if name == "instances" else figures[name]
         expected = mean_average_precision(some, num_classes=len(CLASSES))
         assert [mine[f"mAP^r_{t}"] for t in (0.25, 0.5, 0.75)] == pytest.approx(expected.mean.tolist())
@@ -162,10 +155,8 @@ def test_pixels_are_counted_once_and_void_not_at_all(found):
 
 
 def test_quality_is_the_maps_mass_inside(segmenter, found):
-    from prm.eval.algorithm1 import walk
-
     for sample, one in zip(*found):
-        prms = walk(segmenter, sample.image).prms.numpy()
+        prms = segmenter.look(sample.image).prms.numpy()
         np.testing.assert_allclose(one.quality["q"], inside_fractions(prms, sample.masks), rtol=1e-6)
         dropped = inside_fractions(prms, sample.masks, sample.void, "drop")
         np.testing.assert_allclose(response_record_of(one, known=True).q, dropped, rtol=1e-6)
@@ -187,7 +178,7 @@ class Pictures:
 
 
 def plain(one) -> dict:
-    """A study without its times, for comparison."""
+    """A record without its times, for comparison."""
     fields = {name: value for name, value in vars(one).items() if name != "seconds"}
     answers = {method: vars(found) for method, found in one.answers.items()}
     return fields | {"truth": one.truth and vars(one.truth), "answers": answers}
@@ -195,30 +186,30 @@ def plain(one) -> dict:
 
 def test_finished_pictures_are_kept_and_damaged_ones_made_again(segmenter, tmp_path):
     pictures = Pictures(4)
-    studies(segmenter, pictures, len(CLASSES), propose, tmp_path)
-    first = [plain(s) for s in load_studies(tmp_path, 4)]
+    records(segmenter, pictures, len(CLASSES), propose, tmp_path)
+    first = [plain(s) for s in load_records(tmp_path, 4)]
     assert first[2]["truth"] is None and not first[2]["answers"] and first[0]["truth"] is not None
     (tmp_path / "000001.npz").write_bytes((tmp_path / "000001.npz").read_bytes()[:900])
     (tmp_path / "000003.npz").unlink()
     pictures.asked.clear()
     ticks = []
-    studies(segmenter, pictures, len(CLASSES), propose, tmp_path, tick=lambda: ticks.append(1))
+    records(segmenter, pictures, len(CLASSES), propose, tmp_path, tick=lambda: ticks.append(1))
     assert pictures.asked == [1, 3] and len(ticks) == 4
-    for before, after in zip(first, (plain(s) for s in load_studies(tmp_path, 4))):
+    for before, after in zip(first, (plain(s) for s in load_records(tmp_path, 4))):
         np.testing.assert_equal(after, before)
     (tmp_path / "000000.npz").unlink()
     with pytest.raises(InputError, match=r"000000\.npz: missing or damaged"):
-        list(load_studies(tmp_path, 4))
+        list(load_records(tmp_path, 4))
 
 
 def test_two_shares_make_what_one_process_makes(segmenter, tmp_path):
     for k in (1, 0):
-        studies(segmenter, Pictures(3), len(CLASSES), propose, tmp_path / "two", (k, 2))
-    studies(segmenter, Pictures(3), len(CLASSES), propose, tmp_path / "one")
-    one, two = (list(load_studies(tmp_path / name, 3)) for name in ("one", "two"))
+        records(segmenter, Pictures(3), len(CLASSES), propose, tmp_path / "two", (k, 2))
+    records(segmenter, Pictures(3), len(CLASSES), propose, tmp_path / "one")
+    one, two = (list(load_records(tmp_path / name, 3)) for name in ("one", "two"))
     for a, b in zip(one, two):
         np.testing.assert_equal(plain(a), plain(b))
-    assert _without_times(summary(one, CLASSES, 20)) == _without_times(summary(two, CLASSES, 20))
+    assert _without_times(figures_of(one, CLASSES, 20)) == _without_times(figures_of(two, CLASSES, 20))
 
 
 def _without_times(figures: dict) -> dict:
@@ -233,12 +224,12 @@ def test_an_interruption_loses_no_finished_picture(segmenter, tmp_path):
             return super().__getitem__(k)
 
     with pytest.raises(KeyboardInterrupt):
-        studies(segmenter, Broken(4), len(CLASSES), propose, tmp_path)
+        records(segmenter, Broken(4), len(CLASSES), propose, tmp_path)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept[0] == "000000.npz" and "000003.npz" not in kept and not [name for name in kept if name.endswith("tmp")]
     pictures = Pictures(4)
-    studies(segmenter, pictures, len(CLASSES), propose, tmp_path)
-    assert 0 not in pictures.asked and len(list(load_studies(tmp_path, 4))) == 4
+    records(segmenter, pictures, len(CLASSES), propose, tmp_path)
+    assert 0 not in pictures.asked and len(list(load_records(tmp_path, 4))) == 4
 
 
 def test_other_settings_are_another_folder(tmp_path):
@@ -247,19 +238,41 @@ def test_other_settings_are_another_folder(tmp_path):
 
 
 def test_without_masks_there_is_no_walk_and_the_same_localization(segmenter, found, tmp_path):
-    studies(segmenter, Pictures(4), len(CLASSES), None, tmp_path)
-    for one, full in zip(load_studies(tmp_path, 4), found[1]):
+    records(segmenter, Pictures(4), len(CLASSES), None, tmp_path)
+    for one, full in zip(load_records(tmp_path, 4), found[1]):
         assert one.truth is None and not one.answers and not one.quality
         np.testing.assert_array_equal(one.points, full.points)
         np.testing.assert_array_equal(one.scores, full.scores)
-    figures = summary(list(load_studies(tmp_path, 4)), CLASSES, samples=0)
+    figures = figures_of(list(load_records(tmp_path, 4)), CLASSES, samples=0)
     assert {"classification", "localization"} <= set(figures) and "instances" not in figures
 
 
 def test_without_a_network_the_upper_bounds_are_left(tmp_path):
-    studies(None, Pictures(4), len(CLASSES), propose, tmp_path)
-    figures = summary(list(load_studies(tmp_path, 4)), CLASSES, samples=0)
+    records(None, Pictures(4), len(CLASSES), propose, tmp_path)
+    figures = figures_of(list(load_records(tmp_path, 4)), CLASSES, samples=0)
     names = {f"{s}: {g}" for s in ("ground truth", TRUE_MASKS) for g in GALLERIES}
     assert set(figures["instances"]) == names | {f"ground truth: {m}" for m in BOX_MASKS}
     assert "classification" not in figures and figures["instances"]["ground truth: truth"]["ABO"] > 0.5
     assert figures["proposals"]["ABO"] == figures["instances"][f"{TRUE_MASKS}: proposals"]["ABO"]
+
+
+def test_the_short_view_counts_what_was_done(segmenter, tmp_path):
+    ticks = []
+    records(segmenter, Pictures(4), len(CLASSES), propose, tmp_path / "own", tick=lambda: ticks.append(1), tables=False)
+    records(segmenter, Pictures(4), len(CLASSES), propose, tmp_path / "all")
+    own, whole = (list(load_records(tmp_path / name, 4)) for name in ("own", "all"))
+    assert all(set(one.answers) <= {ANSWER} and not one.quality for one in own)
+    views = [short_view(figures_of(some, CLASSES, 0)) for some in (own, whole)]
+    assert len(ticks) == views[0]["images"] == 4
+    assert views[0]["true_instances"] == sum(len(one.truth.labels) for one in own if one.truth)
+    assert set(views[0]["seconds_per_image"]) == {"proposals", "forward", "peaks", "walk", "retrieval", "judging"}
+    for view in views:
+        del view["seconds_per_image"]
+    assert views[0] == views[1]
+    # The peaks that the instances stand for, looked up in the masks.
+    samples = [scene(k, void=k == 1) for k in (0, 1, 3)]
+    answers = [(sample, segmenter([sample.image], [propose(sample)])[0]) for sample in samples]
+    hits = [sample.masks[sample.mask_labels == i.label, round(i.peak[0]), round(i.peak[1])].any()
+            for sample, answer in answers for i in answer.instances]  # fmt: skip
+    assert views[0]["peaks_inside_an_instance"] == pytest.approx(np.mean(hits))
+    assert views[0]["peaks"] == sum(answer.peaks for _, answer in answers)

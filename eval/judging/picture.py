@@ -1,0 +1,139 @@
+"""One picture judged: its record, from the five stages of Algorithm 1, the proposals and the ground truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from prm.accelerated import Proposals, Segmenter
+from prm.accelerated.segmenter import Choice, Walked, choose, fit
+
+from ..datasets.base import VOID
+from ..metrics import confusion, merge_instances, response_record, strongest_points
+from .answers import GALLERIES, chosen, of_network, of_truth
+from .boxes import enlarged
+from .record import ANSWER, Detections, Record, Truth
+
+
+def judge_picture(segmenter: Segmenter | None, num_classes: int, prepared: tuple, tables: bool = True) -> Record:
+    """The record of one picture; prepared: (sample, its proposals or None, seconds they took).
+
+    Without a segmenter only what the ground truth and the proposals say; without proposals only what needs no mask,
+    and no walk. tables: also what Tables 1 to 6 show beside the method's own answer.
+    """
+    sample, proposals, spent = prepared
+    began, seconds = time.perf_counter(), {}
+    size = sample.image.shape[:2]
+    present = np.zeros(num_classes, dtype=np.int8)
+    present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
+    one = Record(sample.name, tuple(size), present, sample.boxes, sample.box_labels, sample.box_difficult)
+    found = maps = None
+    if segmenter is not None:
+        with _timed(seconds, "forward"):
+            responses = segmenter.respond([sample.image])
+        one = replace(one, scores=responses.scores[0].double().cpu().numpy())
+        if tables:
+            maps = enlarged(responses.maps[0], size)
+            one = replace(one, points=strongest_points(maps))
+        if proposals is not None:
+            with _timed(seconds, "peaks"):
+                peaks = segmenter.find_peaks(responses)
+            with _timed(seconds, "walk"):
+                (found,) = segmenter.walk(responses, peaks)
+    if proposals is not None:
+        one = _with_masks(one, segmenter, sample, proposals, found, maps, num_classes, tables, seconds)
+    seconds["judging"] = time.perf_counter() - began - sum(seconds.values())
+    return replace(one, seconds={"proposals": spent} | seconds)
+
+
+def _with_masks(one, segmenter, sample, proposals, found, maps, num_classes, tables, seconds) -> Record:
+    """The record with all that is compared with true masks."""
+    truth = Proposals.from_masks(torch.from_numpy(sample.masks))
+    void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
+    galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
+    answers = of_truth(sample, truth, galleries) if tables else {}
+    if segmenter is not None:
+        with _timed(seconds, "retrieval"):
+            fitted = fit(found, proposals, segmenter.settings)
+            choice = choose(found, fitted, segmenter.settings)
+        answers[ANSWER] = own = chosen(found, fitted, choice)
+        one = replace(one, peaks=len(found.leaked), on_truth=_on_truth(found, choice, sample))
+        if tables:
+            answers |= of_network(segmenter.settings, found, fitted, maps, one.scores, galleries)
+            masks = own[0].masks().numpy()
+            known = None if sample.void is None else _codes(masks & ~sample.void)
+            one = replace(one, masks=_codes(masks), masks_known=known,
+                          quality=_quality(found, truth, void, sample.mask_labels),
+                          confusion=_confusion(own, masks, sample, num_classes))  # fmt: skip
+    detections = {name: _detections(*answer, truth, void) for name, answer in answers.items()}
+    return replace(one, truth=_truth(sample, truth, proposals), answers=detections, proposals=len(proposals))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - began
+
+
+def _detections(masks: Proposals, labels, scores, truth: Proposals, void: Proposals | None) -> Detections:
+    areas = masks.areas().numpy()
+    on_void = np.zeros_like(areas) if void is None else masks.intersections(void)[:, 0].numpy()
+    return Detections(np.asarray(labels, np.int64), np.asarray(scores, np.float64), areas, on_void,
+                      masks.intersections(truth).numpy())  # fmt: skip
+
+
+def _on_truth(found: Walked, choice: Choice, sample) -> np.ndarray:
+    labels = found.peaks[choice.peaks, 0].cpu().numpy()
+    rows, columns = np.rint(found.positions[choice.peaks.cpu().numpy()]).astype(np.int64).T
+    height, width = sample.image.shape[:2]
+    under = sample.masks[:, rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    return (under & (sample.mask_labels[:, None] == labels)).any(axis=0)
+
+
+def _truth(sample, truth: Proposals, proposals: Proposals) -> Truth:
+    crowd, crowd_labels = (np.zeros((0, *sample.masks.shape[1:]), bool), np.zeros(0, np.int64))
+    if sample.crowd is not None:
+        crowd, crowd_labels = sample.crowd
+    areas = truth.areas().numpy()
+    annotated = areas if sample.areas is None else sample.areas
+    best = proposals.ious(truth).amax(dim=0).numpy() if len(proposals) else np.zeros(len(areas))
+    return Truth(sample.mask_labels, areas, _codes(sample.masks) + _codes(crowd), crowd_labels,
+                 np.concatenate([annotated, crowd.sum(axis=(1, 2))]).astype(np.float64), best)  # fmt: skip
+
+
+def _codes(masks: np.ndarray) -> list[dict]:
+    """COCO run-length codes of masks (K, H, W) bool."""
+    codes = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [{"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")} for code in codes]
+
+
+def _quality(found: Walked, truth: Proposals, void: Proposals | None, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The maps' quality, at their own size: the network's input."""
+    height, width = found.prms.shape[1:]
+    masks = truth.resized(height, width).masks().numpy()
+    unknown = None if void is None else void.resized(height, width).masks().numpy()[0]
+    given = (found.prms.cpu().numpy(), found.peaks[:, 0].cpu().numpy(), found.response.double().cpu().numpy(), masks,
+             labels, unknown)  # fmt: skip
+    kept = response_record(*given)
+    known = kept if void is None else response_record(*given, void_rule="drop")
+    return {name: np.asarray(value) for name, value in vars(kept).items()} | {"known": known.q}
+
+
+def _confusion(own: tuple, masks: np.ndarray, sample, num_classes: int) -> np.ndarray:
+    _, labels, scores = own
+    predicted = merge_instances(masks, labels, scores, sample.masks.shape[1:])
+    true = sample.semantic
+    if true is None:
+        true = merge_instances(sample.masks, sample.mask_labels, np.zeros(len(sample.masks)), sample.masks.shape[1:])
+        if sample.void is not None:
+            true[sample.void] = VOID
+        if sample.crowd is not None:  # who is there is not told apart, but it is no background
+            true[sample.crowd[0].any(axis=0) & (true == 0)] = VOID
+    return confusion(predicted, np.asarray(true, dtype=np.int64), num_classes)

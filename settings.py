@@ -1,0 +1,151 @@
+"""Settings, each said once: the command's options, the checkpoint's fields and the documents are made from these.
+
+Nothing here imports torch, so that `prm --help` needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from prm import InputError
+
+# How a GPU multiplies matrices on the walk through a convolution: in full float32, or rounded to TF32 or bfloat16, with
+# sums in float32. A device without TF32 takes full float32 for it.
+PRECISIONS = ("ieee", "tf32", "bf16")
+
+
+def meanings(settings: type) -> dict[str, str]:
+    """What each field of a settings class means, from its docstring: lines "name : text", which may go on indented."""
+    found: dict[str, str] = {}
+    for line in (settings.__doc__ or "").splitlines():
+        name, colon, text = line.strip().partition(" : ")
+        if colon and name in settings.__dataclass_fields__:
+            last = name
+            found[last] = text.strip()
+        elif found and line.strip():
+            found[last] += " " + line.strip()
+    return found
+
+
+def setting(default: Any, least: float | None = None, most: float | None = None, names: tuple[str, ...] = ()) -> Any:
+    """A field of settings with what a command offers of it: the range that makes sense, or the names to choose from."""
+    return field(default=default, metadata={"least": least, "most": most, "names": names})
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """Settings of Algorithm 1; a checkpoint carries its own.
+
+    size : network input: the shorter side in pixels; none is the picture's own size
+    longest : most pixels of the longer side; the picture is scaled down to it
+    window : side of the square in which a peak is the maximum, odd
+    threshold : what a valid peak reaches: median, mean or max of its map, a number, or none
+    upsample : factor by which class response maps are enlarged before peaks are looked for
+    class_threshold : least probability of a class, sigmoid(s)
+    peak_threshold : least response of a peak, as a share of its class's strongest peak
+    peak_minimum : least response itself, instead of a share: a peak passes above it (the released code's 30); none
+    max_peaks : most peaks of a picture, the strongest by share of their class's strongest
+    alpha : Eq. 6: weight of the response inside a proposal
+    beta_area : Eq. 6: weight of background inside it, per picture area: beta = beta_area / (H * W)
+    bias : Eq. 6: background is below bias x the mean response
+    contour : Eq. 6: side of the square of the morphological gradient, odd, pixels at network input size
+    min_area : least share of the picture that a proposal covers
+    max_area : a proposal covers less than this share of the picture
+    epsilon : let the walk back drop up to this share of each peak, for speed; every answer bounds its error
+    nms : mask IoU from which the weaker of two instances is dropped
+    nms_per_class : drop instances within their class only, and not across all
+    signed : let negative input walk through negative weights (the picture itself), instead of shifting it to zero
+    precision : how a GPU multiplies on the walk: ieee (full float32), tf32 or bf16
+    """
+
+    size: int | None = setting(None, 32)
+    longest: int = setting(1333, 32)
+    window: int = setting(3, 3)
+    threshold: str | float | None = setting("median", names=("median", "mean", "max"))
+    upsample: int = setting(1, 1)
+    class_threshold: float = setting(0.5, 0, 1)
+    peak_threshold: float = setting(0.3, 0, 1)
+    peak_minimum: float | None = setting(None)
+    max_peaks: int = setting(300, 1)
+    alpha: float = setting(0.8)
+    beta_area: float = setting(2.0)
+    bias: float = setting(0.95)
+    contour: int = setting(5, 1)
+    min_area: float = setting(2e-5, 0, 1)
+    max_area: float = setting(0.85, 0, 1)
+    epsilon: float = setting(0.0, 0, 0.99)
+    nms: float = setting(0.3, 0, 1)
+    nms_per_class: bool = setting(False)
+    signed: bool = setting(False)
+    precision: str = setting("ieee", names=PRECISIONS)
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None and "None" in f.type:
+                continue
+            if f.type.startswith("int") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"segmentation setting {f.name} must be an integer >= 1, not {value!r}")
+            if f.type.startswith("float") and not _is_number(value):
+                raise InputError(f"segmentation setting {f.name} must be a number, not {value!r}")
+            if f.type == "bool" and not isinstance(value, bool):
+                raise InputError(f"segmentation setting {f.name} must be true or false, not {value!r}")
+            known = f.metadata["names"]
+            if known and value not in known and not (f.type != "str" and _is_number(value)):
+                raise InputError(f"segmentation setting {f.name} must be {' or '.join(known)}, not {value!r}")
+        for name in ("window", "contour"):
+            if getattr(self, name) % 2 == 0:
+                raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
+        if not 0 <= self.epsilon < 1:
+            raise InputError(f"segmentation setting epsilon must be at least 0 and less than 1, not {self.epsilon!r}")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    epochs : passes over the pictures
+    batch_size : pictures of a step
+    size : side of the square training crop, pixels
+    lr_features : learning rate of the features
+    lr_classifier : learning rate of the classifier on them
+    momentum : of stochastic gradient descent
+    weight_decay : of stochastic gradient descent
+    schedule : of the learning rates: cosine (to 0 over all steps) or step (times 0.1 after 60 % and 85 % of the epochs)
+    flip : mirror left and right at random
+    vertical_flip : mirror up and down too, as suits microscopes
+    jitter : scale by a random factor in [1 / jitter, jitter], then crop or pad to the size
+    amp : mixed precision; default: where the device has it
+    workers : processes that read pictures ahead
+    seed : of the weights, the crops and their order
+    """
+
+    epochs: int = setting(20, 1)
+    batch_size: int = setting(16, 1)
+    size: int = setting(448, 8)
+    lr_features: float = setting(0.01, 0)
+    lr_classifier: float = setting(0.1, 0)
+    momentum: float = setting(0.9, 0)
+    weight_decay: float = setting(1e-4, 0)
+    schedule: str = setting("cosine", names=("cosine", "step"))
+    flip: bool = setting(True)
+    vertical_flip: bool = setting(False)
+    jitter: float = setting(1.25, 1)
+    amp: bool | None = setting(None)
+    workers: int = setting(0, 0)
+    seed: int = setting(0, 0)
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, not {getattr(self, name)}")
+        if self.schedule not in ("cosine", "step"):
+            raise InputError(f'schedule must be "cosine" or "step", not {self.schedule!r}')
+        if self.jitter < 1:
+            raise InputError(f"jitter must be >= 1, not {self.jitter}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
