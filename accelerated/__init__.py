@@ -15,7 +15,8 @@ from .peak_backprop import PeakBackprop
 from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
 from .rules import register_rule
-from .segmenter import Instance, Segmentation, Segmenter
+from .segmenter import Segmenter
+from .stages import Instance, Segmentation
 from .windows import INTERPRETED
 
 # Where no kernel can run, Triton is not even imported.

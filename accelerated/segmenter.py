@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -26,171 +25,12 @@ from prm.settings import SegmentationSettings
 from .aggregation import aggregation
 from .checkpoint import Checkpoint
 from .inputs import to_input
-from .peak_backprop import PeakBackprop, PreparedWalk
+from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
-from .retrieval import Proposals, background, best, merged, prepare, run_sums, score, suppression, terms
+from .retrieval import Proposals, background, best, merged, prepare, score, suppression, terms
+from .stages import Answer, Choice, Fit, Instance, Peaks, Responses, Segmentation, Walked
 
 MIN_SIDE = 32  # least rows and columns of the network's input
-
-
-# ---- what the stages hand on
-
-
-@dataclass(frozen=True, eq=False)
-class Responses:
-    """Stage 1: what a network answers to N pictures whose inputs have one size.
-
-    run : the forward pass, ready for the walk back
-    sizes : (H, W) of each picture
-    maps : (N, C, h, w) class response maps
-    scores : (N, C) class scores before the sigmoid
-    peaks : (K, 4) int64, rows (image, class, row, column) on the enlarged maps: every valid peak of Eq. 1
-    response : (K,) its response, at least float32
-    strongest : (K,) the strongest response of its class in its picture
-    share : (K,) the one over the other; where even the strongest is not positive, a share means nothing: 1 for the
-        first strongest peak of the class and 0 for the others
-    """
-
-    run: PreparedWalk
-    sizes: tuple[tuple[int, int], ...]
-    maps: Tensor
-    scores: Tensor
-    peaks: Tensor
-    response: Tensor
-    strongest: Tensor
-    share: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Peaks:
-    """Stage 2: P peaks to walk from, Algorithm 1, lines 3-5; rows as in `Responses`.
-
-    peaks : (P, 4) int64
-    response, share : (P,)
-    """
-
-    peaks: Tensor
-    response: Tensor
-    share: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Walked:
-    """Stage 3: one picture's P peaks with their Peak Response Maps; peaks whose map is empty are left out.
-
-    size : (H, W) of the picture
-    maps : (C, h, w) class response maps
-    scores : (C,) class scores before the sigmoid
-    peaks : (P, 3) int64, rows (class, row, column) on the enlarged maps
-    response, share : (P,)
-    positions : (P, 2) float64 row and column in the picture, pixel centres at integers
-    prms : (P, H', W'), network input size, each with sum 1
-    leaked, bound : (n,) float64 of all n peaks walked, see `PeakResponseMaps`
-    """
-
-    size: tuple[int, int]
-    maps: Tensor
-    scores: Tensor
-    peaks: Tensor
-    response: Tensor
-    share: Tensor
-    positions: np.ndarray
-    prms: Tensor
-    leaked: Tensor
-    bound: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Stage 4: how P Peak Response Maps lie on K proposals, whatever the weights of Eq. 6.
-
-    proposals : K masks at the picture's own size
-    masks : the same at the maps' size
-    allowed : (K,) bool, whether the area lies inside the limits
-    sums : (P, K, 3) float64: R over S, R over contour(S), and Q over S with the settings' bias
-    maps : (n, h, w) response maps of the n classes that have a peak
-    of : (P,) int64, each peak's row of `maps`
-    """
-
-    proposals: Proposals
-    masks: Proposals
-    allowed: Tensor
-    sums: Tensor
-    maps: Tensor
-    of: Tensor
-
-    def to(self, device: torch.device | str) -> Fit:
-        """The same on another device."""
-        return Fit(*(getattr(self, f.name).to(device) for f in fields(self)))
-
-    def over_background(self, bias: float) -> Tensor:
-        """(n, K) float64: Q over S for each class, with another bias."""
-        masks = self.masks
-        Q = background(self.maps, range(len(self.maps)), (masks.height, masks.width), bias)
-        return run_sums(Q.flatten(1).float(), masks.starts, masks.ends, masks.offsets)
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """Stage 5: k instances that suppression leaves, by falling score.
-
-    peaks : (k,) int64, which of the picture's peaks
-    proposals : (k,) int64, which of its proposals
-    scores : (k,) float64, Eq. 6
-    suppressed : for each, the peaks whose instances it suppressed
-    """
-
-    peaks: Tensor
-    proposals: Tensor
-    scores: Tensor
-    suppressed: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Instance:
-    """One segmented instance.
-
-    label : class index
-    mask : one run-length encoded mask at the picture's own size
-    score : Eq. 6
-    confidence : sigmoid of the class's score
-    peak : (row, column) in the picture's coordinates, pixel centres at integers
-    prm : (H, W), network input size, sum 1; the PRMs of suppressed instances are merged in
-    proposal : index among the proposals handed in
-    terms : the three sums of Eq. 6 before weighting: R over S, R over contour(S), Q over S
-    """
-
-    label: int
-    mask: Proposals
-    score: float
-    confidence: float
-    peak: tuple[float, float]
-    prm: Tensor
-    proposal: int
-    terms: tuple[float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The answer for one picture: instances by falling score, none being a valid answer.
-
-    size : (H, W) of the picture
-    maps : (C, h, w) class response maps
-    scores : (C,) class scores before the sigmoid
-    peaks : number of peaks that were walked back
-    leaked : (peaks,) mass that each walk lost
-    bound : (peaks,) most by which each PRM may differ from the exact one in L1; 0 with epsilon = 0
-    seconds : time by stage: forward, peaks, walk, retrieval; what a batch shares is shared evenly
-    """
-
-    size: tuple[int, int]
-    maps: Tensor
-    scores: Tensor
-    instances: list[Instance]
-    peaks: int = 0
-    leaked: Tensor | None = None
-    bound: Tensor | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 # ---- the stages
@@ -232,13 +72,17 @@ class Segmenter:
         contrast = given.get("contrast", False)
         return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate)
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Segmentation]:
         """Segment pictures (H, W, 3) uint8, each with its own proposals at its own size.
 
         Pictures whose network inputs have one size share a forward pass and a walk back. Raises InputError where
         proposals are not of their picture's size, and ValueError for non-finite class response maps.
         """
+        return [self._segmentation(answer) for answer in self.stages(images, proposals)]
+
+    @torch.no_grad()
+    def stages(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Answer]:
+        """What all five stages find, picture by picture; arguments and errors as for a call."""
         for image, own in zip(images, proposals, strict=True):
             if (own.height, own.width) != image.shape[:2]:
                 raise InputError(
@@ -247,7 +91,7 @@ class Segmenter:
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
             groups.setdefault(self.input_size(*image.shape[:2]), []).append(i)
-        answers: dict[int, Segmentation] = {}
+        answers: dict[int, Answer] = {}
         for members in groups.values():
             shared: dict[str, float] = {}
             with _timed(shared, "forward"):
@@ -259,11 +103,9 @@ class Segmenter:
             for i, found in zip(members, walked):
                 seconds = {stage: spent / len(members) for stage, spent in shared.items()}
                 with _timed(seconds, "retrieval"):
-                    instances = self._retrieve(found, proposals[i])
-                answers[i] = Segmentation(
-                    found.size, found.maps.cpu(), found.scores.cpu(), instances, len(found.leaked),
-                    found.leaked.cpu(), found.bound.cpu(), seconds,
-                )  # fmt: skip
+                    fitted = fit(found, proposals[i], self.settings)
+                    choice = choose(found, fitted, self.settings)
+                answers[i] = Answer(found, fitted, choice, seconds)
         return [answers[i] for i in range(len(images))]
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -331,22 +173,21 @@ class Segmenter:
         responses = self.respond([image])
         return self.walk(responses, self.find_peaks(responses, *settings))[0]
 
-    def _retrieve(self, walked: Walked, proposals: Proposals) -> list[Instance]:
-        """The last two stages, and what they chose as instances."""
-        if not len(walked.peaks) or not len(proposals):
-            return []
-        fitted = fit(walked, proposals, self.settings)
-        choice = choose(walked, fitted, self.settings)
+    def _segmentation(self, answer: Answer) -> Segmentation:
+        """A picture's stages as the instances that they found."""
+        walked, fitted, choice = answer.walked, answer.fitted, answer.choice
         prms = merged(walked.prms, dict(zip(choice.peaks.tolist(), choice.suppressed)))
         confidence = walked.scores.sigmoid()
-        return [
+        instances = [
             Instance(
-                label=int(walked.peaks[p, 0]), mask=proposals.select([k]), score=value,
+                label=int(walked.peaks[p, 0]), mask=fitted.proposals.select([k]), score=value,
                 confidence=float(confidence[walked.peaks[p, 0]]), peak=tuple(walked.positions[p].tolist()),
                 prm=prm.cpu(), proposal=k, terms=tuple(fitted.sums[p, k].tolist()),
             )
             for p, k, value, prm in zip(choice.peaks.tolist(), choice.proposals.tolist(), choice.scores.tolist(), prms)
         ]  # fmt: skip
+        return Segmentation(walked.size, walked.maps.cpu(), walked.scores.cpu(), instances, len(walked.leaked),
+                            walked.leaked.cpu(), walked.bound.cpu(), answer.seconds)  # fmt: skip
 
     def position(self, peak: Sequence[int], map_size: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
         """Where a peak (row, column) of the enlarged maps lies in a picture of `size`, pixel centres at integers.
@@ -379,6 +220,10 @@ def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
 def fit(walked: Walked, proposals: Proposals, settings: SegmentationSettings) -> Fit:
     """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights."""
     s, size = settings, (walked.prms.shape[1], walked.prms.shape[2])
+    if not len(walked.peaks):  # nothing to fit: no contour is drawn
+        none = torch.zeros(len(proposals), dtype=torch.bool, device=walked.prms.device)
+        sums = walked.prms.new_zeros(0, len(proposals), 3, dtype=torch.float64)
+        return Fit(proposals, proposals, none, sums, walked.maps[:0], walked.peaks[:, 0])
     ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
     classes, of = walked.peaks[:, 0].unique(return_inverse=True)
     sums = terms(walked.prms, ready, background(walked.maps, classes, size, s.bias), of)

@@ -7,7 +7,8 @@ import torch
 
 from prm.accelerated import Proposals, SegmentationSettings
 from prm.accelerated.retrieval import suppression
-from prm.accelerated.segmenter import Choice, Fit, Walked, choose, fit
+from prm.accelerated.segmenter import choose, fit
+from prm.accelerated.stages import Choice, Fit, Walked
 
 from .boxes import best_overlapping, cam_boxes, ellipses, instance_boxes, peak_boxes, rectangles
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from prm.accelerated import Proposals
-from prm.accelerated.segmenter import Walked
+from prm.accelerated.stages import Walked
 
 from ..datasets.base import tight_boxes
 

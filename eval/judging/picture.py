@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from prm.accelerated import Proposals, Segmenter
-from prm.accelerated.segmenter import Choice, Walked, choose, fit
+from prm.accelerated.stages import Choice, Walked
 
 from ..datasets.base import VOID
 from ..metrics import confusion, merge_instances, response_record, strongest_points
@@ -34,52 +32,46 @@ def judge_picture(segmenter: Segmenter | None, num_classes: int, prepared: tuple
     present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
     one = Record(sample.name, tuple(size), present, sample.boxes, sample.box_labels, sample.box_difficult)
     found = maps = None
-    if segmenter is not None:
-        with _timed(seconds, "forward"):
-            responses = segmenter.respond([sample.image])
-        one = replace(one, scores=responses.scores[0].double().cpu().numpy())
-        if tables:
-            maps = enlarged(responses.maps[0], size)
-            one = replace(one, points=strongest_points(maps))
-        if proposals is not None:
-            with _timed(seconds, "peaks"):
-                peaks = segmenter.find_peaks(responses)
-            with _timed(seconds, "walk"):
-                (found,) = segmenter.walk(responses, peaks)
+    if segmenter is not None and proposals is None:
+        responses = segmenter.respond([sample.image])
+        one, maps = _responding(one, responses.maps[0], responses.scores[0], tables)
+    elif segmenter is not None:
+        (found,) = segmenter.stages([sample.image], [proposals])
+        one, maps, seconds = *_responding(one, found.walked.maps, found.walked.scores, tables), found.seconds
     if proposals is not None:
-        one = _with_masks(one, segmenter, sample, proposals, found, maps, num_classes, tables, seconds)
-    seconds["judging"] = time.perf_counter() - began - sum(seconds.values())
-    return replace(one, seconds={"proposals": spent} | seconds)
+        settings = segmenter and segmenter.settings
+        one = _with_masks(one, sample, proposals, found, maps, settings, num_classes, tables)
+    rest = time.perf_counter() - began - sum(seconds.values())
+    return replace(one, seconds={"proposals": spent, **seconds, "judging": rest})
 
 
-def _with_masks(one, segmenter, sample, proposals, found, maps, num_classes, tables, seconds) -> Record:
+def _responding(one: Record, maps, scores, tables: bool) -> tuple[Record, np.ndarray | None]:
+    """The record with what needs no peak; for tables the class response maps (C, H, W) at the picture's size."""
+    one = replace(one, scores=scores.double().cpu().numpy())
+    if not tables:
+        return one, None
+    large = enlarged(maps, one.size)
+    return replace(one, points=strongest_points(large)), large
+
+
+def _with_masks(one, sample, proposals, found, maps, settings, num_classes, tables) -> Record:
     """The record with all that is compared with true masks."""
     truth = Proposals.from_masks(torch.from_numpy(sample.masks))
     void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
     galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
     answers = of_truth(sample, truth, galleries) if tables else {}
-    if segmenter is not None:
-        with _timed(seconds, "retrieval"):
-            fitted = fit(found, proposals, segmenter.settings)
-            choice = choose(found, fitted, segmenter.settings)
-        answers[ANSWER] = own = chosen(found, fitted, choice)
-        one = replace(one, peaks=len(found.leaked), on_truth=_on_truth(found, choice, sample))
+    if found is not None:
+        answers[ANSWER] = own = chosen(found.walked, found.fitted, found.choice)
+        one = replace(one, peaks=len(found.walked.leaked), on_truth=_on_truth(found.walked, found.choice, sample))
         if tables:
-            answers |= of_network(segmenter.settings, found, fitted, maps, one.scores, galleries)
+            answers |= of_network(settings, found.walked, found.fitted, maps, one.scores, galleries)
             masks = own[0].masks().numpy()
             known = None if sample.void is None else _codes(masks & ~sample.void)
             one = replace(one, masks=_codes(masks), masks_known=known,
-                          quality=_quality(found, truth, void, sample.mask_labels),
+                          quality=_quality(found.walked, truth, void, sample.mask_labels),
                           confusion=_confusion(own, masks, sample, num_classes))  # fmt: skip
     detections = {name: _detections(*answer, truth, void) for name, answer in answers.items()}
     return replace(one, truth=_truth(sample, truth, proposals), answers=detections, proposals=len(proposals))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - began
 
 
 def _detections(masks: Proposals, labels, scores, truth: Proposals, void: Proposals | None) -> Detections:

@@ -35,7 +35,8 @@ from scipy.stats import spearmanr
 
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.segmenter import Fit, fit
+from prm.accelerated.segmenter import fit
+from prm.accelerated.stages import Fit
 
 from ..datasets import Sample
 from ..pipeline import in_order, threads
