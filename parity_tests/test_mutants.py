@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from prm.parity_tests.mutants import MUTANTS, ROOT, Edit, copy_of_the_project, judge, judged_by
+from prm.parity_tests.mutants import MUTANTS
+from prm.parity_tests.mutation import EVALUATION, ROOT, Edit, copy_of_the_project, judge, judged_by
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}, {mutant.name}")
@@ -23,8 +24,8 @@ def test_there_are_enough_of_every_kind():
     kinds, stems = Counter(mutant.kind for mutant in MUTANTS), {mutant.stem for mutant in MUTANTS}
     assert kinds["fast path"] >= 40 and kinds["oracle"] >= 20 and kinds["both sides"] >= 5
     families = {"peak_stimulation", "peak_backprop", "retrieval"}
-    assert stems == families | {f"kernels_{name}" for name in families} | {"windows"}
-    assert kinds["kernels"] >= 15
+    assert stems == families | {f"kernels_{name}" for name in families} | {"windows"} | set(EVALUATION)
+    assert kinds["kernels"] >= 15 and kinds["evaluation"] >= 70
     names = [(mutant.kind, mutant.stem, mutant.name) for mutant in MUTANTS]
     assert len(set(names)) == len(names)
 
@@ -51,9 +52,9 @@ def test_what_is_killed_what_survives_and_what_does_not_count(test, killed, outc
 
 def test_the_copy_holds_what_the_judges_run(tmp_path):
     root = copy_of_the_project(tmp_path)
-    for name in ("parity", "hand"):
-        for stem in {mutant.stem for mutant in MUTANTS}:
-            files = [argument for argument in judged_by(name, stem) if argument.endswith(".py")]
+    for mutant in MUTANTS:
+        for name in mutant.judges:
+            files = [argument for argument in judged_by(name, mutant.stem) if argument.endswith(".py")]
             assert files and all((root / file).is_file() for file in files)
 
 
