@@ -316,7 +316,7 @@ MUTANTS = (
     _mutant("window off by one", "peak_stimulation", (REF_POOL, "window // 2, is_peak", "window // 2 + 1, is_peak")),
     _mutant("upper median", "peak_stimulation", (REF_POOL, "[(m.size - 1) // 2]", "[m.size // 2]")),
     _mutant("> for >= at the threshold", "peak_stimulation",
-            (REF_POOL, "(m >= threshold_value(m, threshold))", "(m > threshold_value(m, threshold))")),
+            (REF_POOL, "(m >= threshold_value(m,", "(m > threshold_value(m,")),
     _mutant("corners not aligned", "peak_stimulation",
             (REF_POOL, "np.divmod(i * (size - 1), last)", "np.divmod(i * size, last + 1)")),
     _mutant("missing shift", "peak_backprop", REF_SHIFT),

@@ -23,8 +23,9 @@ def rounded(threshold, dtype):
 
 
 def expected(M, window=3, threshold="median", upsample=1):
-    """The oracle's answer, from the maps' exact values in float64."""
-    return oracle.forward(as_array(M), window, rounded(threshold, M.dtype), upsample=upsample)
+    """The oracle's answer, from the maps' exact values, in the dtype in which they are compared."""
+    compared = np.float64 if M.dtype == torch.float64 else np.float32
+    return oracle.forward(as_array(M).astype(compared), window, rounded(threshold, M.dtype), upsample=upsample)
 
 
 def near_ties(M, window, threshold, upsample):
@@ -114,6 +115,15 @@ def test_a_constant_threshold_is_rounded_to_the_maps_dtype(device):
         # float16's 0.3 is less than 0.3: unrounded, the first peak would be lost
         assert peak_stimulation(M, threshold=0.3)[1].tolist() == [[0, 0, 0, 0], [0, 0, 4, 4]]
         assert_parity(M, 3, 0.3)
+
+
+def test_a_mean_is_rounded_once_to_the_dtype_in_which_maps_are_compared(device):
+    M = torch.zeros(1, 1, 1, 9, device=device)
+    M[..., 0], M[..., 4], M[..., 8] = 1, 0.125, 0.125e-7
+    for dtype in DTYPES:
+        score = 1 if dtype == torch.float64 else 0.5625
+        assert peak_stimulation(M.to(dtype), threshold="mean")[0].item() == score
+        assert_parity(M.to(dtype), 3, "mean")
 
 
 def test_an_unreachable_threshold_keeps_the_first_maximum(device):

@@ -55,6 +55,16 @@ def test_mean_and_median_are_different_thresholds():
     assert positions(ps.forward(row, threshold="mean")) == [(0, 0)]
 
 
+def test_the_mean_is_rounded_to_the_dtype_in_which_maps_are_compared():
+    # The sum 1.1250000125 over 9 is 0.125000001389, a little above the peak 0.125; in float32 it is 0.125 itself.
+    row = np.zeros((1, 1, 1, 9))
+    row[..., 0], row[..., 4], row[..., 8] = 1, 0.125, 0.125e-7
+    for dtype, score in ((np.float32, 0.5625), (np.float64, 1.0)):
+        assert ps.forward(row.astype(dtype), threshold="mean").scores.item() == score
+    half = row.astype(np.float16)  # 0.125e-7 is 0 in it: the mean is 0.125 exactly
+    assert ps.forward(half, threshold="mean").scores.item() == 0.5625
+
+
 def test_median_of_an_even_count_is_the_lower_one():
     # sorted 0 1 2 4: index (4 - 1) // 2 = 1 holds 1; the mean of the middle two would be 1.5
     assert ps.threshold_value(np.array([4.0, 0.0, 1.0, 2.0]), "median") == 1.0

@@ -135,11 +135,12 @@ def test_nms_orders_equal_scores_by_class_row_column():
 def test_classes_and_peaks_that_count():
     assert rt.select_classes([0.0, -0.1, 2.0]) == [0, 2]  # sigmoid(0) = .5 >= .5
     assert rt.select_classes([0.0, -0.1, 2.0], class_logit=1.0) == [2]
-    assert rt.select_classes([1.0, 1.2], t_class=0.75) == [1]  # sigmoid 0.731, 0.769
-    assert rt.select_peaks([4.0, 2.0, 1.9]) == [0, 1]  # >= .5 * 4
+    assert rt.select_classes([1.0, 1.2], class_threshold=0.75) == [1]  # sigmoid 0.731, 0.769
+    assert rt.select_peaks([4.0, 2.0, 1.9], 0.5) == [0, 1]  # >= .5 * 4
+    assert rt.select_peaks([4.0, 1.25, 1.125]) == [0, 1]  # >= .3 * 4
     assert rt.select_peaks([-3.0, -1.0, -1.0], 0.5) == [1]
     assert rt.select_peaks([0.0, 0.0], 0.5) == [0]
-    assert rt.select_peaks([31.0, 30.0, 40.0], peak_value=30) == [0, 2]
+    assert rt.select_peaks([31.0, 30.0, 40.0], peak_minimum=30) == [0, 2]
 
 
 def test_best_proposal_ties_and_area_limits():
@@ -167,7 +168,7 @@ NETWORK = [
 # Peaks of class 0: 4 at (0, 0), 3 at (0, 4), 1 at (0, 6); its score (4 + 3 + 1) / 3; class 1 scores below 0.
 IMAGE = np.array([[[4.0, 0, 0, 0, 3, 0, 1, 0]]])
 PROPOSALS = np.array([[[1, 1, 0, 0, 0, 0, 0, 0]], [[0, 0, 0, 1, 1, 1, 0, 0]], [[0, 0, 0, 0, 0, 0, 1, 1]]], bool)
-SETTINGS = {"alpha": 1.0, "beta": 0.25, "bias": 1.0, "width": 3, "t_class": 0.75, "t_peak": 0.5}
+SETTINGS = {"alpha": 1.0, "beta": 0.25, "bias": 1.0, "contour": 3, "class_threshold": 0.75, "peak_threshold": 0.5}
 
 
 def test_algorithm_one():
@@ -186,12 +187,26 @@ def test_algorithm_one():
 
 def test_algorithm_one_with_a_lower_peak_threshold():
     # 1 >= .25 * 4 counts: proposal 2, 1 + 0 (contour columns 5, 6: column 6 holds 1) -> 1 + 1 - .25 * 1 (column 7)
-    found = rt.segment(NETWORK, IMAGE, PROPOSALS, **{**SETTINGS, "t_peak": 0.25})
+    found = rt.segment(NETWORK, IMAGE, PROPOSALS, **{**SETTINGS, "peak_threshold": 0.25})
     assert [(one.proposal, one.score) for one in found] == [(2, 1.75), (0, 0.75), (1, 0.5)]
 
 
+def test_earlier_names_of_settings_are_accepted():
+    earlier = {"width": 3, "t_class": 0.75, "t_peak": 0.25, "area": (0.2, 0.3), "nms_threshold": 1.0, "per_class": True}
+    today = {"contour": 3, "class_threshold": 0.75, "peak_threshold": 0.25, "min_area": 0.2, "max_area": 0.3,
+             "nms": 1.0, "nms_per_class": True}  # fmt: skip
+    for extra, names in (({"peak_value": 3.0}, {"peak_minimum": 3.0}), ({}, {})):
+        found = [[(one.proposal, one.score) for one in rt.segment(
+            NETWORK, IMAGE, PROPOSALS, alpha=1.0, beta=0.25, bias=1.0, **given)]
+            for given in (earlier | extra, today | names)]  # fmt: skip
+        assert found[0] == found[1] != []
+    assert rt.select_classes([1.0, 1.2], t_class=0.75) == [1] and rt.select_peaks([4.0, 1.1], t_peak=0.25) == [0, 1]
+    with pytest.raises(TypeError, match=r"select_peaks\(\) got peak_threshold and its earlier name t_peak"):
+        rt.select_peaks([1.0], peak_threshold=0.5, t_peak=0.5)
+
+
 def test_absolute_thresholds():
-    found = rt.segment(NETWORK, IMAGE, PROPOSALS, **SETTINGS, class_logit=0.0, peak_value=3.0)
+    found = rt.segment(NETWORK, IMAGE, PROPOSALS, **SETTINGS, class_logit=0.0, peak_minimum=3.0)
     assert [one.proposal for one in found] == [0]  # 3 > 3 is false
     assert rt.segment(NETWORK, IMAGE, PROPOSALS, **SETTINGS, class_logit=5.0) == []
 
@@ -207,9 +222,9 @@ def test_proposals_of_the_picture_size_keep_it():
 
 def test_empty_results_are_lists():
     assert rt.segment(NETWORK, IMAGE, [], **SETTINGS) == []
-    assert rt.segment(NETWORK, IMAGE, PROPOSALS, **{**SETTINGS, "t_class": 0.99}) == []
+    assert rt.segment(NETWORK, IMAGE, PROPOSALS, **{**SETTINGS, "class_threshold": 0.99}) == []
     # class 1 is above its limit but W+ = 0 there: the PRM is empty, so no instance
-    assert rt.segment(NETWORK, -IMAGE, PROPOSALS, **{**SETTINGS, "t_class": 0.6}) == []
+    assert rt.segment(NETWORK, -IMAGE, PROPOSALS, **{**SETTINGS, "class_threshold": 0.6}) == []
 
 
 def test_non_finite_maps_are_named():

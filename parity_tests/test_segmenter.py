@@ -1,6 +1,7 @@
 """Algorithm 1: the segmenter against the oracle's, on random small networks, pictures and proposals."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -57,14 +58,28 @@ def network_input(image, size):
     return as_array(pixels)
 
 
+SHARED = (
+    "bias", "class_threshold", "peak_threshold", "peak_minimum", "window", "threshold", "upsample", "contour",
+    "min_area", "max_area", "nms", "nms_per_class",
+)  # fmt: skip
+
+
 def expected(module, image, dense, s, size):
     """The oracle's instances with the settings s; its beta is per pixel, its options have the paper's names."""
     return oracle.segment(
         to_reference(module), network_input(image, size), dense, alpha=s.alpha, beta=s.beta_area / (size[0] * size[1]),
-        bias=s.bias, t_class=s.class_threshold, t_peak=s.peak_threshold, window=s.window, threshold=s.threshold,
-        upsample=s.upsample, width=s.contour, area=(s.min_area, s.max_area), peak_value=s.peak_minimum,
-        nms_threshold=s.nms, per_class=s.nms_per_class,
+        **{name: getattr(s, name) for name in SHARED},
     )  # fmt: skip
+
+
+def test_a_setting_has_one_name_and_one_default_everywhere():
+    oracles = {p.name: p.default for p in inspect.signature(oracle.segment).parameters.values()}
+    ours = {f.name: f.default for f in dataclasses.fields(SegmentationSettings)}
+    assert {name: oracles[name] for name in SHARED} == {name: ours[name] for name in SHARED}
+    # what only one of them has: the network's, the picture's size, the walk's speed, beta per picture area
+    assert set(ours) - set(SHARED) - {"signed", "alpha"} == {
+        "size", "longest", "max_peaks", "beta_area", "epsilon", "precision"}  # fmt: skip
+    assert set(oracles) - set(ours) == {"network", "image", "proposals", "beta", "class_logit"}
 
 
 def unclear(module, image, s, size):

@@ -207,9 +207,16 @@ def cases() -> Iterator[Case]:
 def _complete(function, arguments):
     """The arguments with those that have a default in the oracle written out: a port needs no defaults."""
     source = "peak_stimulation.forward" if function == "peak_stimulation.backward" else function
-    parameters = inspect.signature(_lookup(ORACLE, source)).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "return_leak"}
-    return {**arguments, **{key: value for key, value in defaults.items() if key not in arguments}}
+    return {**arguments, **{key: value for key, value in defaults(source).items() if key not in arguments}}
+
+
+def defaults(function) -> dict:
+    """The function's optional arguments, by the names that the files have always given them."""
+    parameters = inspect.signature(_lookup(ORACLE, function)).parameters.values()
+    found = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "return_leak"}
+    for written, today in getattr(_lookup(ORACLE, function), "formerly", {}).items():
+        found[written] = found.pop(today) if isinstance(today, str) else [found.pop(name) for name in today]
+    return found
 
 
 ROW = array("2 0 3 4 3 1")  # sorted 0 1 2 3 3 4: lower median 2, mean 13/6
@@ -567,12 +574,13 @@ CASES |= {
         ("none", "No class is there: sigmoid(1) = 0.731.", dict(s=np.array([1.0, -0.5]), t_class=0.75)),
     ],
     "retrieval.select_peaks": [
-        ("", "At least half the strongest, at equality too.", dict(values=np.array([1.0, 4, 2, 1.875]))),
+        ("", "At least half the strongest, at equality too.", dict(values=np.array([1.0, 4, 2, 1.875]), t_peak=0.5)),
         ("none_positive", "The strongest is not positive: the first strongest alone.",
-         dict(values=np.array([-3.0, -1, -2, -1]))),
+         dict(values=np.array([-3.0, -1, -2, -1]), t_peak=0.5)),
         ("lower", "At least a quarter of the strongest.",
          dict(values=np.array([1.0, 4, 0.875]), t_peak=0.25)),
-        ("by_value", "Above a value of one's own, not at it.", dict(values=np.array([1.0, 4, 2]), peak_value=2.0)),
+        ("by_value", "Above a value of one's own, not at it.",
+         dict(values=np.array([1.0, 4, 2]), t_peak=0.5, peak_value=2.0)),
     ],
     "retrieval.best_proposal": [
         ("", "The highest score; empty and full masks are passed over for their areas.",

@@ -31,8 +31,9 @@ class Stimulation:
 def forward(M, window=3, threshold="median", f="dirac", upsample=1) -> Stimulation:
     """Eq. 1 and 2: peaks, sampling kernel and scores of the maps M (N, C, H, W).
 
-    threshold: "median", "mean", "max", a number (rounded to M's dtype first; for a dtype that NumPy lacks, such as
-    bfloat16, hand in M as float64 and a number that is rounded already), or None. f: see `sampling_function`.
+    threshold: "median", "mean" (of the float64 sum, rounded once to the dtype in which maps are compared: float32 for
+    M of 16 or 32 bits, else float64), "max", a number (rounded to M's dtype first), or None. f: see
+    `sampling_function`. For a dtype that NumPy lacks, such as bfloat16, hand in M as float32 and a rounded number.
     Raises InputError for a shape, window, threshold or factor that cannot be used, and for a non-finite map.
     """
     M = np.asarray(M)
@@ -40,7 +41,8 @@ def forward(M, window=3, threshold="median", f="dirac", upsample=1) -> Stimulati
     f = sampling_function(f)
     _check(M, window, upsample)
     E = enlarge(M, upsample)
-    peaks = valid_peaks(E, find_peaks(E, window), threshold)
+    compared = np.dtype(np.float32 if M.dtype in (np.float16, np.float32) else np.float64)
+    peaks = valid_peaks(E, find_peaks(E, window), threshold, compared)
     G = sampling_kernel(peaks, E.shape, f)
     return Stimulation(scores(E, G), peaks, G, M.shape, int(upsample))
 
@@ -86,20 +88,23 @@ def _local_maxima(m, reach, is_peak):
             is_peak[i, j] = peak
 
 
-def threshold_value(m, threshold) -> float:
-    """What a peak of the map m (H, W) must reach: its lower median, its mean, its maximum, a number, or -inf."""
+def threshold_value(m, threshold, compared=np.float64) -> float:
+    """What a peak of the map m (H, W) must reach: its lower median, its mean, its maximum, a number, or -inf.
+
+    The mean alone is no value of the map's: it is rounded to `compared`, the dtype in which maps are compared.
+    """
     if threshold is None:
         return -np.inf
     if threshold == "median":
         return float(np.sort(m, axis=None)[(m.size - 1) // 2])
     if threshold == "mean":
-        return float(np.mean(m))
+        return float(np.dtype(compared).type(np.mean(m, dtype=np.float64)))
     if threshold == "max":
         return float(np.max(m))
     return float(threshold)
 
 
-def valid_peaks(M, is_peak, threshold) -> np.ndarray:
+def valid_peaks(M, is_peak, threshold, compared=np.float64) -> np.ndarray:
     """The N^c peaks of every map that reach its threshold -> (K, 4) int64 rows (n, c, row, column), row-major order.
 
     Where none does, the map's first maximum is the one valid peak, so that no score is 0 / 0.
@@ -107,7 +112,7 @@ def valid_peaks(M, is_peak, threshold) -> np.ndarray:
     rows = []
     for n, c in np.ndindex(M.shape[:2]):
         m = M[n, c]
-        positions = np.argwhere(is_peak[n, c] & (m >= threshold_value(m, threshold)))
+        positions = np.argwhere(is_peak[n, c] & (m >= threshold_value(m, threshold, compared)))
         if len(positions) == 0:
             positions = [np.unravel_index(np.argmax(m), m.shape)]
         rows += [(n, c, i, j) for i, j in positions]

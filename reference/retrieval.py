@@ -4,8 +4,9 @@ Symbols: R (H, W) a Peak Response Map, sum 1; S (H, W) bool, a proposal's mask; 
 background mask; H x W is the network's input size. Positions are (row, column).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -128,23 +129,46 @@ def nms(instances: Sequence[Instance], threshold=0.3, per_class=False) -> list[I
 # ---- Algorithm 1
 
 
-def select_classes(s, t_class=0.5, class_logit=None) -> list[int]:
-    """The classes that an image holds: sigmoid(s^c) >= t_class, or, where class_logit is given, s^c >= class_logit."""
+def _formerly(**names) -> Callable:
+    """Let a function take its arguments by earlier names too: earlier="today's", or a tuple where one gave several."""
+
+    def decorate(function):
+        @wraps(function)
+        def called(*args, **arguments):
+            for earlier in names.keys() & arguments.keys():
+                value, today = arguments.pop(earlier), names[earlier]
+                given = {today: value} if isinstance(today, str) else dict(zip(today, value, strict=True))
+                if twice := given.keys() & arguments.keys():
+                    raise TypeError(f"{function.__name__}() got {min(twice)} and its earlier name {earlier}")
+                arguments |= given
+            return function(*args, **arguments)
+
+        called.formerly = names
+        return called
+
+    return decorate
+
+
+@_formerly(t_class="class_threshold")
+def select_classes(s, class_threshold=0.5, class_logit=None) -> list[int]:
+    """The classes of an image: sigmoid(s^c) >= class_threshold, or, where class_logit is given, s^c >= class_logit."""
     s = np.asarray(s, np.float64)
-    return np.flatnonzero(s >= class_logit if class_logit is not None else expit(s) >= t_class).tolist()
+    return np.flatnonzero(s >= class_logit if class_logit is not None else expit(s) >= class_threshold).tolist()
 
 
-def select_peaks(values, t_peak=0.5, peak_value=None) -> list[int]:
+@_formerly(t_peak="peak_threshold", peak_value="peak_minimum")
+def select_peaks(values, peak_threshold=0.3, peak_minimum=None) -> list[int]:
     """Indices of the peaks of one class that count, from their values M (k,) in row-major order.
 
-    M >= t_peak * m, m the strongest; if m <= 0 only the (first) strongest. With peak_value: M > peak_value instead.
+    M >= peak_threshold * m, m the strongest; if m <= 0 only the (first) strongest. With peak_minimum: M > peak_minimum
+    instead.
     """
     values = np.asarray(values, np.float64)
-    if peak_value is not None:
-        return np.flatnonzero(values > peak_value).tolist()
+    if peak_minimum is not None:
+        return np.flatnonzero(values > peak_minimum).tolist()
     if values.max() <= 0:
         return [int(values.argmax())]
-    return np.flatnonzero(values >= t_peak * values.max()).tolist()
+    return np.flatnonzero(values >= peak_threshold * values.max()).tolist()
 
 
 def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
@@ -164,15 +188,23 @@ def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
     return best
 
 
+_suppressed = nms  # `segment` has a setting of that name
+
+
+@_formerly(
+    t_class="class_threshold", t_peak="peak_threshold", peak_value="peak_minimum", width="contour",
+    area=("min_area", "max_area"), nms_threshold="nms", per_class="nms_per_class",
+)  # fmt: skip
 def segment(
-    network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, t_class=0.5, t_peak=0.5, window=3,
-    threshold="median", upsample=1, width=5, area=(2e-5, 0.85), class_logit=None, peak_value=None, nms_threshold=0.3,
-    per_class=False, signed=False,
+    network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, class_threshold=0.5, peak_threshold=0.3, window=3,
+    threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
+    nms=0.3, nms_per_class=False, signed=False,
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
-    alpha, beta, bias: Eq. 6, per pixel of R; t_class, t_peak or class_logit, peak_value: see `select_classes` and
-    `select_peaks` (the authors' code: class_logit=0, peak_value=30); window, threshold, upsample: peak finding.
+    alpha, beta, bias, contour (the width of S_hat): Eq. 6, beta per pixel of R; class_threshold, class_logit: see
+    `select_classes`; peak_threshold, peak_minimum: `select_peaks` (the authors' code: class_logit=0, peak_minimum=30);
+    window, threshold, upsample: peak finding; min_area, max_area: `best_proposal`; nms, nms_per_class: `nms`.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
@@ -180,17 +212,18 @@ def segment(
     M = activations[net.as_network(network).output]
     stimulated = peak_stimulation.forward(M[None], window, threshold, upsample=upsample)
     enlarged = peak_stimulation.enlarge(M, upsample)
-    instances = []
-    for c in select_classes(stimulated.scores[0], t_class, class_logit):  # lines 3-5
+    instances, area = [], (min_area, max_area)
+    for c in select_classes(stimulated.scores[0], class_threshold, class_logit):  # lines 3-5
         peaks = [(row, column) for _, k, row, column in stimulated.peaks.tolist() if k == c]
+        values = [enlarged[c, row, column] for row, column in peaks]
         Q = background(M[c], image.shape[1:], bias)
-        for k in select_peaks([enlarged[c, row, column] for row, column in peaks], t_peak, peak_value):  # line 6
+        for k in select_peaks(values, peak_threshold, peak_minimum):  # line 6
             walk = net.walk(network, activations, (c, *peaks[k]), upsample, signed)  # line 7
-            best = None if walk.empty else best_proposal(walk.prm, proposals, Q, alpha, beta, width, area)
+            best = None if walk.empty else best_proposal(walk.prm, proposals, Q, alpha, beta, contour, area)
             if best is not None:
                 index, value, three = best
                 mask = proposals[index]
                 at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
                 confidence = float(expit(stimulated.scores[0, c]))
                 instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
-    return nms(instances, nms_threshold, per_class)  # line 13
+    return _suppressed(instances, nms, nms_per_class)  # line 13
