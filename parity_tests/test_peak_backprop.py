@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prm.accelerated import PeakBackprop
-from prm.accelerated.rules import turn
+from prm.accelerated.peak_backprop.operators import turn
 from prm.parity_tests.architectures import StochasticDepth, stochastic_depth
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import BLOCKS, SmallCnn, randomise

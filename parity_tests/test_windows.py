@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prm.accelerated import PeakBackprop, Segmenter
 from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
 from prm.accelerated.networks import resnet18
-from prm.accelerated.windows import Visits
+from prm.accelerated.peak_backprop.visits import Visits
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import cnns
 from prm.parity_tests.tolerances import NETWORK, assert_close

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prm.accelerated import PeakBackprop, peak_stimulation
 from prm.accelerated import retrieval as fast
+from prm.accelerated.peak_backprop.tracing import walk_plan
+from prm.accelerated.peak_backprop.visits import Visits
 from prm.accelerated.retrieval import Proposals
-from prm.accelerated.tracing import walk_plan
-from prm.accelerated.windows import Visits
 from prm.parity_tests.tolerances import as_array
 
 

@@ -4,7 +4,7 @@ A walker starts at a peak and walks down the network; P is the probability of it
 
     P(U) = U_hat * convT(P(V) / Z, W+),    Z = conv(U_hat, W+),    U_hat = U - min(0, min U),    W+ = max(W, 0)
 
-and every other layer has a rule in `rules.py` too. P is linear in what came from above, so all peaks of all images of a
+and every other layer has a rule in `rules` too. P is linear in what came from above, so all peaks of all images of a
 batch go down in one pass and share U_hat and Z, which are computed once per image.
 """
 
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .peak_stimulation import check_finite, source_positions
-from .rules import LAYOUT, PRECISIONS
+from ..peak_stimulation import check_finite, source_positions
+from .operators import LAYOUT, PRECISIONS
+from .shared import launched
 from .tracing import walk_plan
-from .windows import Visits, launched, windows
+from .visits import Visits
+from .windows import windows
 
 CACHE = 16 * 2**20  # bytes of maps that go down together on a CPU: more no longer fit what it keeps close
 MEMORY = 512 * 2**20  # the same on other devices

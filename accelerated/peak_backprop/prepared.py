@@ -1,0 +1,98 @@
+"""What all peaks of a batch share: the shared maps of one forward pass, and the memory that they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from .shared import Shared
+
+
+class Workspace:
+    """Memory that the computed maps of one forward pass leave for those of the next: touching new memory takes the
+    system longer than it takes to write the map."""
+
+    def __init__(self):
+        self._free: list[Tensor] = []
+        self._lock = Lock()
+
+    def take(self, like: Tensor, count: int) -> Tensor:
+        """Memory for `count` numbers of the type and device of `like`, uninitialised, (>= count,)."""
+        same = lambda t: t.dtype == like.dtype and t.device == like.device  # noqa: E731
+        with self._lock:
+            fits = [t for t in self._free if same(t) and count <= len(t) <= 2 * count]
+            if not fits:
+                return like.new_empty(count)
+            best = min(fits, key=len)
+            self._free = [t for t in self._free if t is not best]
+            return best
+
+    def give(self, memory: list[Tensor]) -> None:
+        """Keep what a forward pass had, and no more: what an earlier one had and this one did not need is let go."""
+        with self._lock:
+            self._free = memory
+
+
+class SharedMaps:
+    """The shared maps of one forward pass, one object for each tensor and use: equal factors are the same object."""
+
+    def __init__(self, workspace: Workspace):
+        self._kept: dict[tuple[int, str], object] = {}
+        self._workspace, self._memory = workspace, []
+
+    def __del__(self):
+        self._workspace.give(self._memory)
+
+    def memory(self, like: Tensor, count: int) -> Tensor:
+        """Memory for a map of `count` numbers, until the pass is forgotten."""
+        self._memory.append(self._workspace.take(like, count))
+        return self._memory[-1]
+
+    def _once(self, U: Tensor, use: str, make: Callable[[], object]):
+        if (id(U), use) not in self._kept:
+            self._kept[id(U), use] = U, make()  # with the tensor, so that its id is not given to another
+        return self._kept[id(U), use][1]
+
+    def survey(self, tensors: Iterable[Tensor]) -> None:
+        """`least` of many tensors, for which the host waits once."""
+        different = list({id(U): U for U in tensors}.values())
+        if different:
+            for U, least in zip(different, torch.stack([self._lowest(U) for U in different]).tolist()):
+                self._once(U, "least", lambda least=least: least)
+
+    def _lowest(self, U: Tensor) -> Tensor:
+        """`least`, (N,), where U is."""
+        # Not flatten(1), which copies maps whose channels lie last.
+        return self._once(U, "lowest", lambda: U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0))
+
+    def least(self, U: Tensor) -> list[float]:
+        """min(0, min U) of each image."""
+        return self._once(U, "least", lambda: self._lowest(U).tolist())
+
+    def most(self, U: Tensor) -> Tensor:
+        """max U_hat of each image, (N,)."""
+        return self._once(U, "most", lambda: U.amax(dim=tuple(range(1, U.dim()))) - self._lowest(U))
+
+    def plain(self, U: Tensor) -> Shared:
+        """The tensor itself."""
+        return self._once(U, "plain", lambda: Shared(U))
+
+    def hat(self, U: Tensor) -> Shared:
+        """U_hat = U - min(0, min U), the minimum over each image: U itself wherever a ReLU came before."""
+        if not any(self.least(U)):
+            return self.plain(U)
+        least = self._lowest(U).reshape(-1, *[1] * (U.dim() - 1))
+        return self._once(U, "hat", lambda: Shared(U, lambda values, some: values - least[some]))
+
+    def positive(self, U: Tensor) -> Shared:
+        """max(U, 0)."""
+        if not any(self.least(U)):
+            return self.plain(U)
+        return self._once(U, "positive", lambda: Shared(U, lambda values, _: values.clamp(min=0)))
+
+    def negative(self, U: Tensor) -> Shared:
+        """min(U, 0)."""
+        return self._once(U, "negative", lambda: Shared(U, lambda values, _: values.clamp(max=0)))
