@@ -64,7 +64,7 @@ SHIFT = (PREPARED, "values - least[some]", "values")
 REF_SHIFT = (REF_WALK, "return U - min(0.0, U.min())", "return U")
 TO_BOTH = (
     (JOINING, "shares = [to_a, visits.values - to_a]", "shares = [visits.values, visits.values]"),
-    (JOINING, "return [visits.with_(visits.values, (state.lazy[factors], x)) for x in plus], None",
+    (JOINING, "return [visits.with_(visits.values, (quotient, x)) for x in plus], None",
      "return [visits.with_(visits.values, factors) for x in plus], None"),
 )
 REF_TO_BOTH = (REF_WALK, "shares[i] = sum_to(P * share, summands[i].shape)", "shares[i] = sum_to(P, summands[i].shape)")
@@ -116,7 +116,7 @@ MUTANTS = (
     ),
     # ---- Eq. 4-5, fast path
     _mutant("W for W+", "peak_backprop",
-            (CONVOLUTION, "self.positive = weight.clamp(min=0).contiguous", "self.positive = weight.contiguous")),
+            (CONVOLUTION, "Weights.of(weight.clamp(min=0), groups), minus", "Weights.of(weight, groups), minus")),
     _mutant("|W| for W+ in linear layers", "peak_backprop",
             (LINEAR, "self.positive = weight.clamp(min=0)\n", "self.positive = weight.abs()\n")),
     _mutant("missing shift", "peak_backprop", SHIFT),
@@ -126,9 +126,10 @@ MUTANTS = (
             (PREPARED, "(range(1, U.dim()))).clamp(max=0))", "(range(1, U.dim()))))")),
     _mutant(
         "bias kept in Z", "peak_backprop",
-        (CONVOLUTION, "return torch.ops.prm.walk_ratio(values, self.positive, floor, above, *geometry, out), above",
-         "leaks = torch.ops.prm.walk_ratio(values, self.positive, floor, None, *geometry, out)\n"
-         "        Z = 1 / out + (0 if self.bias is None else self.bias.clamp(min=0)[:, None, None])\n"
+        (CONVOLUTION, "return torch.ops.prm.walk_ratio(values, W.plain, floor, above, *geometry, out), above",
+         "leaks = torch.ops.prm.walk_ratio(values, W.plain, floor, None, *geometry, out)\n"
+         "        bias = getattr(self, 'bias', None)\n"
+         "        Z = 1 / out + (0 if bias is None else bias.clamp(min=0)[:, None, None])\n"
          "        out.copy_((1 if above is None else above) / Z)\n"
          "        return leaks, above"),
     ),
@@ -138,12 +139,12 @@ MUTANTS = (
     _mutant("leak only where Z is 0", "peak_backprop",
             (OPS, "torch.le(Z, floor[:, :, None, None],", "torch.le(Z, 0 * floor[:, :, None, None],")),
     _mutant("bound of the leak absolute", "peak_backprop",
-            (CONVOLUTION, "floor = TINY * maps.most(U)", "floor = TINY + 0 * maps.most(U)")),
+            (CONVOLUTION, "floor = TINY * prepared.most(U)", "floor = TINY + 0 * prepared.most(U)")),
     _mutant(
         "minimum of U_hat sees the padding", "peak_backprop",
-        (CONVOLUTION, "values, padding = self._below(maps.hat(U), some, span)\n",
-         "values, padding = self._below(maps.plain(U), some, span)\n"
-         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - maps.least(U)[some.start]\n"
+        (CONVOLUTION, "values, padding = self._below(prepared.hat(U), some, span)\n",
+         "values, padding = self._below(prepared.plain(U), some, span)\n"
+         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - prepared.least(U)[some.start]\n"
          "        padding = [0, 0]\n"),
     ),
     _mutant("divisor forgotten in an average's bound", "peak_backprop",
@@ -166,8 +167,8 @@ MUTANTS = (
             (OPS, "torch.reciprocal(Z, out=out)", "out.fill_(1)"),
             (OPS, "torch.div(above, Z, out=out)", "out.copy_(above)")),
     _mutant("not multiplied by U_hat", "peak_backprop",
-            (CONVOLUTION, "Visits(G, first, last, to, visits.image, (U,), fresh=True)",
-             "Visits(G, first, last, to, visits.image, (), fresh=True)")),
+            (CONVOLUTION, "Visits(P_over_U_hat, first, last, to, visits.image, (U_hat,), fresh=True)",
+             "Visits(P_over_U_hat, first, last, to, visits.image, (), fresh=True)")),
     _mutant(
         "windows one too short", "peak_backprop",
         (WINDOWS, "np.array(dilation) * (np.array(kernel) - 1) + 1\n",
@@ -181,27 +182,27 @@ MUTANTS = (
     _mutant("a map taken for computed where it is not", "peak_backprop",
             (SHARED, "            self._done[(some, *tiles)] = True\n", "            self._done[:] = True\n")),
     _mutant("negative half of the signed rule dropped", "peak_backprop",
-            (CONVOLUTION, "return [plus.plus(minus, U.shape[1:])], leaked", "return [plus], leaked")),
+            (CONVOLUTION, "P_U = plus.plus(minus, U.shape[1:])", "P_U = plus")),
     _mutant("last maximum of a tie", "peak_backprop", LAST_MAXIMUM),
     _mutant("shared argmax overwritten", "peak_backprop",
             (MAX_POOL, ".addcmul_(visits.values[k : k + 1], meets)",
              ".copy_(visits.values[k : k + 1] * meets)")),
     _mutant("all of P to both summands", "peak_backprop", *TO_BOTH),
     _mutant("summands' values for their positive parts", "peak_backprop",
-            (JOINING, "a, b = (v.clamp(min=0) for v in state.values)", "a, b = (v for v in state.values)"),
-            (JOINING, "(maps.positive(a), maps.positive(b))", "(maps.plain(a), maps.plain(b))")),
+            (JOINING, "a, b = (U.clamp(min=0) for U in (a, b))", "pass"),
+            (JOINING, "prepared.positive(a), prepared.positive(b)", "prepared.plain(a), prepared.plain(b)")),
     _mutant("all to the second where no summand is positive", "peak_backprop",
             (JOINING, "torch.where(total > 0, a / total, 0.5)", "torch.where(total > 0, a / total, 0.0)")),
     _mutant(
         "concatenation's slices in reverse", "peak_backprop",
-        (JOINING, "visits.values.split(state.shape, dim=self.dim)",
-         "visits.values.flip(self.dim).split(state.shape, dim=self.dim)"),
+        (JOINING, "visits.values.split([U",
+         "visits.values.flip(self.dim).split([U"),
     ),
     _mutant("fixed weights not multiplied by U_hat", "peak_backprop",
             (LINEAR, "Visits(below, first, last, to, q.image, (U,), fresh=True)",
              "Visits(below, first, last, to, q.image, (), fresh=True)")),
     _mutant("the last of several consumers counts", "peak_backprop",
-            (PLAN, "live[parent].plus(more, states[parent].out) if parent in live else more", "more")),
+            (PLAN, "live[parent].plus(more, kept[parent].above) if parent in live else more", "more")),
     _mutant("batch norm not folded", "peak_backprop",
             (BUILDER, "if self.norm(users[0]) is not None:\n                return users[0]",
              "if self.norm(users[0]) is not None:\n                return None")),

@@ -460,6 +460,28 @@ def test_many_peaks_in_one_pass_equal_one_at_a_time(device):
     assert_close(PeakBackprop(module)(images, peaks), found.prms, torch.float64, "one call")
 
 
+SIZELESS = {
+    "avg pool": avg(2), "avg pool, ceil": avg(3, 2, 1, True), "max pool": nn.MaxPool2d(2), "wide": nn.MaxPool2d(6, 1),
+    "adaptive": nn.AdaptiveAvgPool2d(3), "upsample": nn.Upsample(scale_factor=2),
+    "mean": Model(lambda m, x: x.mean(2, True)),
+    "sum": Model(lambda m, x: x + F.relu(x)), "join": Model(lambda m, x: torch.cat([x, x], 1)),
+    "slice": Model(lambda m, x: x[:, 1:].flatten(2)[..., None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIZELESS)
+def test_what_is_prepared_later_changes_nothing(kind, device):
+    draw = torch.Generator().manual_seed(0)
+    first, later = torch.randn(2, 2, 9, 8, generator=draw).to(device), torch.randn(1, 5, 7, 11, generator=draw)
+    layer = SIZELESS[kind].eval()
+    walk = PeakBackprop(layer)
+    run = walk.prepare(first)
+    peaks = some_peaks(run.maps)
+    alone = PeakBackprop(layer).prepare(first).prms(peaks)
+    walk.prepare(later.to(device, torch.float64)).prms(torch.tensor([[0, 3, 1, 0]]))
+    assert torch.equal(run.prms(peaks).prms, alone.prms)
+
+
 def test_no_peaks_and_peaks_outside(device):
     run = PeakBackprop(SmallCnn(["plain"], 0).to(device)).prepare(pictures(6, 7).float().to(device))
     none = run.prms(torch.zeros(0, 4, dtype=torch.int64))

@@ -15,9 +15,6 @@ from .shared import Shared, empty
 from .windows import placed, times
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, and what came from above leaks
-# How matrices are multiplied on the walk through a convolution: in full float32, or rounded to TF32 or bfloat16, with
-# sums in float32. A device without TF32 takes full float32 for it.
-PRECISIONS = ("ieee", "tf32", "bf16")
 # A position's channels next to each other: CPUs want convolutions so, and tensor cores the rows of a matrix.
 LAYOUT = torch.channels_last
 
@@ -74,7 +71,7 @@ def walked_conv2d(
     at `to` (K, 2) of the map below. image, origin and to: int64, on the host or on the device. With ratio = 1 / Z and
     G = P, the answer times U_hat is P(U).
 
-    precision: of the matrix products, see PRECISIONS.
+    precision: of the matrix products, one of prm.settings.PRECISIONS.
     """
     if in_float32(G):
         maps = (G.float(), image, origin, ratio.float(), turned.float())

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .prepared import SharedMaps, Workspace
-from .rules import Addition, Convolution, FixedWeights, FoldedNorm, Rule, State
+from .prepared import Kept, Prepared, Workspace
+from .rules import Addition, Convolution, FixedWeights, FoldedNorm, Rule, Sliding
 from .shared import launched
 from .visits import Visits
 
 MAPS_PER_PEAK = 4  # maps of the largest layer's size that a pass holds for every peak it carries
 
 
-class Walk:
+class Plan:
     """A traced network and the rule of every call that P passes, from the output down to the image."""
 
     def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], constants: dict, rules: dict[fx.Node, Rule]):
@@ -55,32 +55,33 @@ class Walk:
                 return type(self._rules.get(source)) in (Convolution, Addition)
         return False
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, State]]:
-        """Class response maps and what the rules kept."""
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[fx.Node, Kept]]:
+        """Class response maps, and what the walks back need of every call that P passes."""
         env: dict[fx.Node, Any] = {**self._constants, self.image: images}
-        maps = SharedMaps(self._workspace)
-        states = {self.image: State(out=tuple(images.shape[1:]))}
+        prepared = Prepared(self._workspace)
+        kept = {self.image: Kept((), (), tuple(images.shape[1:]), prepared)}
         for node, read_last in self._calls:
             run = lambda node=node: execute(node, env, self._modules)  # noqa: E731
-            if node in self._overwriting:
-                env[node], states[node] = env[self._rules[node].parents[0]].relu_(), State()
-            elif node in self._rules:
-                rule = self._rules[node]
-                env[node], states[node] = rule.forward(run, *(env[parent] for parent in rule.parents))
+            if node in self._rules:
+                U = [env[parent] for parent in self._rules[node].parents]
+                overwrite = node in self._overwriting
+                env[node], tensors = (U[0].relu_(), ()) if overwrite else self._rules[node].forward(run, *U)
+                below, above = tuple(tuple(u.shape[1:]) for u in U), tuple(env[node].shape[1:])
+                kept[node] = Kept(tensors, below, above, prepared)
+                del U
             elif node is not self.image:
                 env[node] = run()
-            if node in self._rules:
-                states[node].out, states[node].maps = tuple(env[node].shape[1:]), maps
             for done in read_last:
                 del env[done]
         if launched(images):
-            kinds = (Convolution, FixedWeights, Addition)
-            maps.survey(U for node, rule in self._rules.items() if isinstance(rule, kinds) for U in states[node].values)
-        return env[self.output], states
+            rules = self._rules.items()
+            shifting = [(n, len(r.parents)) for n, r in rules if isinstance(r, (Sliding, FixedWeights, Addition))]
+            prepared.survey(U for node, count in shifting for U in kept[node].tensors[:count])
+        return env[self.output], kept
 
     def back(
-        self, visits: Visits, states: dict, arrive: Callable[[np.ndarray, Visits, Tensor], None], memory: int,
-        epsilon: float = 0.0,
+        self, visits: Visits, kept: dict[fx.Node, Kept], arrive: Callable[[np.ndarray, Visits, Tensor], None],
+        memory: int, epsilon: float = 0.0,
     ) -> None:  # fmt: skip
         """From visits of the output to visits of the images' pixels.
 
@@ -91,9 +92,9 @@ class Walk:
         """
         lost = torch.zeros(2, len(visits.values), dtype=torch.float64, device=visits.values.device)
         numbers = np.arange(len(visits.values))
-        self._descend(0, {self.output: visits}, numbers, lost, states, arrive, memory, epsilon)
+        self._descend(0, {self.output: visits}, numbers, lost, kept, arrive, memory, epsilon)
 
-    def _descend(self, at: int, live: dict[fx.Node, Visits], peaks, lost, states, arrive, memory, epsilon) -> None:
+    def _descend(self, at: int, live: dict[fx.Node, Visits], peaks, lost, kept, arrive, memory, epsilon) -> None:
         """`back` from the call number `at`; windows grow on the way, and then fewer peaks go on together."""
         for i in range(at, len(self._down)):
             node = self._down[i]
@@ -104,27 +105,28 @@ class Walk:
             if together < len(peaks):
                 for first in range(0, len(peaks), together):
                     some = slice(first, first + together)
-                    picked = {n: v.pick(some, states[n].out) for n, v in live.items()}
-                    self._descend(i, picked, peaks[some], lost[:, some], states, arrive, memory, epsilon)
+                    picked = {n: v.pick(some, kept[n].above) for n, v in live.items()}
+                    self._descend(i, picked, peaks[some], lost[:, some], kept, arrive, memory, epsilon)
                 return
-            rule, state, here = self._rules[node], states[node], live.pop(node)
+            rule, here = self._rules[node], live.pop(node)
             if epsilon and node in self._growing:
                 here, dropped = here.truncated(epsilon / (4 * len(self._growing)))
                 lost = lost + torch.stack([torch.zeros_like(dropped), dropped])
             if not rule.local:
-                here = here.on_whole(state.out)
-            below, leaked = rule.back(here if rule.factored else here.dense(), state)
+                here = here.on_whole(kept[node].above)
+            below, leaked = rule.back(here if rule.factored else here.dense(), kept[node])
             del here
             if leaked is not None:
                 lost = lost + torch.stack([leaked, torch.zeros_like(leaked)])
             for parent, more in zip(rule.parents, below):
                 # Several consumers of one tensor: their contributions add up.
-                live[parent] = live[parent].plus(more, states[parent].out) if parent in live else more
+                live[parent] = live[parent].plus(more, kept[parent].above) if parent in live else more
             del below, more
         arrive(peaks, live[self.image], lost)
 
 
 def output_of(graph: fx.Graph) -> fx.Node:
+    """The node whose value the model returns."""
     (out,) = next(node for node in graph.nodes if node.op == "output").args
     if not isinstance(out, fx.Node):
         raise NotImplementedError("the model must return one tensor, its class response maps")

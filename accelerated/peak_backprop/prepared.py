@@ -1,14 +1,17 @@
-"""What all peaks of a batch share: the shared maps of one forward pass, and the memory that they lie in."""
+"""What all peaks of a batch share: what one forward pass learned, and the memory that it lies in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shared import Shared
+from .shared import Shared, empty
 
 
 class Workspace:
@@ -36,8 +39,11 @@ class Workspace:
             self._free = memory
 
 
-class SharedMaps:
-    """The shared maps of one forward pass, one object for each tensor and use: equal factors are the same object."""
+class Prepared:
+    """What the tensors of one forward pass are to the walks back: their minima, and the maps that P is multiplied by.
+
+    One object for each tensor and use: equal factors are the same object.
+    """
 
     def __init__(self, workspace: Workspace):
         self._kept: dict[tuple[int, str], object] = {}
@@ -46,10 +52,10 @@ class SharedMaps:
     def __del__(self):
         self._workspace.give(self._memory)
 
-    def memory(self, like: Tensor, count: int) -> Tensor:
-        """Memory for a map of `count` numbers, until the pass is forgotten."""
-        self._memory.append(self._workspace.take(like, count))
-        return self._memory[-1]
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised map of `shape` (N, C, H, W), laid out as `like` is, until the pass is forgotten."""
+        self._memory.append(self._workspace.take(like, math.prod(shape)))
+        return empty(shape, like, self._memory[-1])
 
     def _once(self, U: Tensor, use: str, make: Callable[[], object]):
         if (id(U), use) not in self._kept:
@@ -96,3 +102,26 @@ class SharedMaps:
     def negative(self, U: Tensor) -> Shared:
         """min(U, 0)."""
         return self._once(U, "negative", lambda: Shared(U, lambda values, _: values.clamp(max=0)))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a forward pass leaves of one call for the walks back through it.
+
+    tensors : what the call's rule keeps, the image axis first: the values of its parents, then others
+    below : shapes of the parents' values, without the image axis
+    above : shape of the call's value, likewise
+    prepared : what all calls of the pass share
+    """
+
+    tensors: tuple[Tensor, ...]
+    below: tuple[tuple[int, ...], ...]
+    above: tuple[int, ...]
+    prepared: Prepared
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, use: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives: made when a walk first needs it, and the same for all peaks."""
+        if use not in self._made:
+            self._made[use] = make()
+        return self._made[use]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .prepared import SharedMaps
     from .visits import Visits
 
 BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
@@ -57,18 +55,16 @@ class Shared:
 class Computed(Shared):
     """A map that is computed by tiles, each when a window first touches it.
 
-    `fill` (which images, rows and columns, out) writes a region into out (n, C, h, w); shape (N, C, H, W), `like` gives
-    dtype and layout.
+    `fill` (which images, rows and columns, out) writes a region into out (n, C, h, w); tensor (N, C, H, W), as yet
+    uninitialised.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], like: Tensor, maps: SharedMaps, fill: Callable[[slice, Span, Tensor], Any]
-    ):
-        super().__init__(empty(shape, like, maps.memory(like.new_empty(0), math.prod(shape))))
-        self._fill = fill
-        self._everything = tuple(slice(0, s) for s in shape[2:])
-        self._tile = max(shape[2:]) if launched(like) else max(8, -(-max(shape[2:]) // TILES))
-        self._done = np.zeros((shape[0], *(-(-s // self._tile) for s in shape[2:])), bool)
+    def __init__(self, tensor: Tensor, fill: Callable[[slice, Span, Tensor], Any]):
+        super().__init__(tensor)
+        (N, _, *sides), self._fill = tensor.shape, fill
+        self._everything = tuple(slice(0, s) for s in sides)
+        self._tile = max(sides) if launched(tensor) else max(8, -(-max(sides) // TILES))
+        self._done = np.zeros((N, *(-(-s // self._tile) for s in sides)), bool)
 
     def region(self, some: slice, span: Span) -> Tensor:
         tiles = tuple(slice(s.start // self._tile, -(-s.stop // self._tile)) for s in span)

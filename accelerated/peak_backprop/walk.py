@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prm.settings import PRECISIONS
+
 from ..peak_stimulation import check_finite, source_positions
-from .operators import LAYOUT, PRECISIONS
+from .operators import LAYOUT
 from .shared import launched
-from .tracing import walk_plan
+from .tracing import make_plan
 from .visits import Visits
 from .windows import windows
 
@@ -56,7 +58,7 @@ class PreparedWalk:
         self._walk, self._upsample = walk, walk.upsample
         self._memory = walk.max_memory or (CACHE if on_cpu else MEMORY)
         self.image_shape = tuple(images.shape)
-        self.maps, self._states = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
+        self.maps, self._kept = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
             raise ValueError(
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
@@ -97,7 +99,7 @@ class PreparedWalk:
         if len(peaks):
             start = self._start(peaks[torch.from_numpy(order)])
             start = start if self._walk.windows else start.on_whole(tuple(self.maps.shape[1:]))
-            self._walk.plan.back(start, self._states, arrive, self._memory, self._walk.epsilon)
+            self._walk.plan.back(start, self._kept, arrive, self._memory, self._walk.epsilon)
         total = prms.sum(dim=(1, 2), keepdim=True)
         empty = ~(total.flatten() > 0)
         prms = torch.where(total > 0, prms / total, 0)
@@ -193,7 +195,7 @@ class PeakBackprop:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
-        self.plan = walk_plan(model, signed, precision)
+        self.plan = make_plan(model, signed, precision)
         # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
         # MiB that is freed teaches it to keep smaller ones.
         torch.empty(31 * 2**20, dtype=torch.uint8)

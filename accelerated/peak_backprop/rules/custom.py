@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..shared import rows
 from ..visits import Visits
-from .rule import Rule, State, mass
+from .rule import Rule, mass
 
 
 class Registered(Rule):
@@ -31,11 +31,11 @@ class Registered(Rule):
             raise ValueError(self._wrong("cannot be used: the module overwrites its input"))
         if not isinstance(out, Tensor) or out.shape[:1] != U[0].shape[:1]:
             raise ValueError(self._wrong("cannot be used: the module must return one tensor with a row for each image"))
-        return out, State(U)
+        return out, U
 
-    def back(self, visits, state):
+    def back(self, visits, kept):
         P = visits.values
-        U = [rows(u, visits.image).expand(len(P), *u.shape[1:]) for u in state.values]
+        U = [rows(u, visits.image).expand(len(P), *u.shape[1:]) for u in kept.tensors]
         entered = mass((P,))
         below = self.function(self.module, P, *U)
         below = tuple(below) if isinstance(below, (tuple, list)) else (below,)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..shared import Computed, Shared, Span, product
 from ..visits import Visits
 from ..windows import times
-from .rule import Rule, State, handed_on, summed_to
+from .rule import Rule, handed_on, summed_to
 
 
 class Addition(Rule):
@@ -22,26 +22,28 @@ class Addition(Rule):
 
     def forward(self, execute, a, b):
         out = execute()
-        return out, State((a, b if self.alpha == 1 else self.alpha * b), value=out)
+        return out, (a, b if self.alpha == 1 else self.alpha * b, out)
 
-    def back(self, visits, state):
-        (a, b), maps = state.values, state.maps
+    def back(self, visits, kept):
+        (a, b, out), prepared, factors = kept.tensors, kept.prepared, visits.factors
         # If P comes with the sum as a factor, it is 0 wherever that is not positive, and so where neither summand is.
-        if a.dim() == 4 and a.shape == b.shape and maps.plain(state.value) in visits.factors:
-            plus, factors = (maps.positive(a), maps.positive(b)), visits.factors
-            if factors not in state.lazy:
-                state.lazy[factors] = Computed(a.shape, a, maps, partial(self._share, factors, plus))
-            return [visits.with_(visits.values, (state.lazy[factors], x)) for x in plus], None
+        if a.dim() == 4 and a.shape == b.shape and prepared.plain(out) in factors:
+            plus = prepared.positive(a), prepared.positive(b)
+            share = partial(self._share, factors, plus)
+            quotient = kept.once(factors, lambda: Computed(prepared.empty(a.shape, a), share))
+            return [visits.with_(visits.values, (quotient, x)) for x in plus], None
         visits = visits.dense()
-        if "share" not in state.lazy:
-            a, b = (v.clamp(min=0) for v in state.values)
-            total = a + b
-            state.lazy["share"] = Shared(torch.where(total > 0, a / total, 0.5))
-        to_a = times(visits.values, (state.lazy["share"],), visits.image, visits.origin)
+        to_a = times(visits.values, (kept.once("share", lambda: self._first(a, b)),), visits.image, visits.origin)
         # The rest, not a second product, so that nothing is lost to rounding.
         shares = [to_a, visits.values - to_a]
-        shapes = [tuple(U.shape[1:]) for U in state.values]
-        return [summed_to(visits.with_(share), state, shape) for share, shape in zip(shares, shapes)], None
+        return [summed_to(visits.with_(share), below, kept.above) for share, below in zip(shares, kept.below)], None
+
+    @staticmethod
+    def _first(a: Tensor, b: Tensor) -> Shared:
+        """The share of the first summand."""
+        a, b = (U.clamp(min=0) for U in (a, b))
+        total = a + b
+        return Shared(torch.where(total > 0, a / total, 0.5))
 
     @staticmethod
     def _share(factors, plus, some: slice, span: Span, out: Tensor) -> None:
@@ -61,13 +63,13 @@ class Concatenation(Rule):
         out = execute()
         if self.dim % out.dim() == 0:
             raise NotImplementedError("a concatenation mixes the images of a batch")
-        return out, State(U, shape=tuple(u.shape[self.dim] for u in U), value=out)
+        return out, (*U, out)
 
-    def back(self, visits, state):
-        whole = state.maps.plain(state.value)
-        kept = self.dim == 1 and whole in visits.factors
-        visits = handed_on(visits, whole, whole) if kept else visits.dense()
-        parts = visits.values.split(state.shape, dim=self.dim)
+    def back(self, visits, kept):
+        (*parts, out), plain = kept.tensors, kept.prepared.plain
+        factored = self.dim == 1 and plain(out) in visits.factors
+        visits = handed_on(visits, plain(out), plain(out)) if factored else visits.dense()
+        P = visits.values.split([U.shape[self.dim] for U in parts], dim=self.dim)
         if self.dim != 1:
-            return [Visits.whole(part, visits.image) for part in parts], None
-        return [visits.with_(p, (state.maps.plain(U),) if kept else ()) for p, U in zip(parts, state.values)], None
+            return [Visits.whole(part, visits.image) for part in P], None
+        return [visits.with_(part, (plain(U),) if factored else ()) for part, U in zip(P, parts)], None

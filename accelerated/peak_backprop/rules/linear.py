@@ -12,7 +12,7 @@ from ..operators import TINY
 from ..shared import Shared, empty, rows
 from ..visits import Visits
 from ..windows import times, window, windows
-from .rule import Rule, State, mass, shifted, transposed
+from .rule import Rule, mass, shifted, transposed
 
 
 class FixedWeights(Rule):
@@ -26,26 +26,25 @@ class FixedWeights(Rule):
         self.apply, self.weights = apply, weights
 
     def forward(self, execute, U):
-        return execute(), State((U,))
+        return execute(), (U,)
 
-    def back(self, visits, state):
-        (U,) = state.values
-        apply = lambda U: self.apply(U, state.out[1:])  # noqa: E731
-        if not state.lazy:
-            U_hat = shifted(state)
-            Z = apply(U_hat)
-            most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
-            floor = TINY * most if self.weights is None else TINY * most * self.weights(U_hat)
-            state.lazy["inverse"] = torch.where(Z > floor, 1 / Z, 0)
-            if U.dim() == 4 and len(state.out) == 3:
-                state.lazy["axes"] = _axes(apply, U)
-        inverse = Shared(state.lazy["inverse"])
-        leaked = mass((times(visits.values, (Shared(inverse.tensor == 0),), visits.image, visits.origin),))
-        q = visits.with_(times(visits.values, (inverse,), visits.image, visits.origin))
-        if "axes" in state.lazy:
-            return [_along_axes(q, state.lazy["axes"], state.maps.hat(U))], leaked
-        below = transposed(apply, (len(q.values), *U.shape[1:]), q.on_whole(state.out).values)
-        return [Visits.whole(below * rows(shifted(state), visits.image), visits.image)], leaked
+    def back(self, visits, kept):
+        (U,), prepared = kept.tensors, kept.prepared
+        apply = lambda U: self.apply(U, kept.above[1:])  # noqa: E731
+        inverse = kept.once("1 / Z", lambda: self._inverse(shifted(U, prepared), apply))
+        leaked = mass((times(visits.values, (Shared(inverse == 0),), visits.image, visits.origin),))
+        q = visits.with_(times(visits.values, (Shared(inverse),), visits.image, visits.origin))
+        if U.dim() == 4 and len(kept.above) == 3:
+            return [_along_axes(q, kept.once("axes", lambda: _axes(apply, U)), prepared.hat(U))], leaked
+        below = transposed(apply, (len(q.values), *U.shape[1:]), q.on_whole(kept.above).values)
+        return [Visits.whole(below * rows(shifted(U, prepared), visits.image), visits.image)], leaked
+
+    def _inverse(self, U_hat: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+        """1 / Z of Eq. 5, 0 where Z leaks."""
+        Z = apply(U_hat)
+        most = U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1))
+        floor = TINY * most if self.weights is None else TINY * most * self.weights(U_hat)
+        return torch.where(Z > floor, 1 / Z, 0)
 
 
 def _axes(apply: Callable[[Tensor], Tensor], U: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,14 +91,17 @@ class Linear(Rule):
         self.positive = weight.clamp(min=0)
 
     def forward(self, execute, U):
-        return execute(), State((U,))
+        return execute(), (U,)
 
-    def back(self, visits, state):
-        if not state.lazy:
-            U_hat = shifted(state)
-            Z = U_hat @ self.positive.T
-            floor = TINY * U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1)) * self.positive.sum(dim=1)
-            state.lazy = {"inverse": torch.where(floor < Z, 1 / Z, 0), "U_hat": U_hat}
-        inverse, U_hat = (rows(t, visits.image) for t in state.lazy.values())
+    def back(self, visits, kept):
+        (U,) = kept.tensors
+        shared = kept.once("U_hat", lambda: shifted(U, kept.prepared))
+        U_hat, inverse = (rows(t, visits.image) for t in (shared, kept.once("1 / Z", lambda: self._inverse(shared))))
         below = (visits.values * inverse) @ self.positive * U_hat
         return [Visits.whole(below, visits.image)], mass((visits.values * (inverse == 0),))
+
+    def _inverse(self, U_hat: Tensor) -> Tensor:
+        """1 / Z of Eq. 5, 0 where Z leaks."""
+        Z = U_hat @ self.positive.T
+        floor = TINY * U_hat.flatten(1).amax(dim=1).reshape(-1, *[1] * (Z.dim() - 1)) * self.positive.sum(dim=1)
+        return torch.where(floor < Z, 1 / Z, 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..visits import Visits
-from .rule import Rule, State, summed_to, transposed
+from .rule import Rule, summed_to, transposed
 
 
 class Selection(Rule):
@@ -25,10 +25,10 @@ class Selection(Rule):
             raise NotImplementedError(
                 f"an operator mixes the images of a batch: {tuple(U.shape)} to {tuple(out.shape)}"
             )
-        return out, State(shape=tuple(U.shape[1:]))
+        return out, ()
 
-    def back(self, visits, state):
-        below = transposed(self.apply, (len(visits.values), *state.shape), visits.values)
+    def back(self, visits, kept):
+        below = transposed(self.apply, (len(visits.values), *kept.below[0]), visits.values)
         return [Visits.whole(below, visits.image)], None
 
 
@@ -38,18 +38,15 @@ class Reshape(Selection):
     def __init__(self, source):
         super().__init__(source, lambda t: t)
 
-    def back(self, visits, state):
-        return [Visits.whole(visits.values.reshape(len(visits.values), *state.shape), visits.image)], None
+    def back(self, visits, kept):
+        return [Visits.whole(visits.values.reshape(len(visits.values), *kept.below[0]), visits.image)], None
 
 
 class Scaling(Rule):
     """A factor, a gate, an added constant: P goes to the one operand, summed over the axes that it was repeated on."""
 
-    def forward(self, execute, U):
-        return execute(), State(shape=tuple(U.shape[1:]))
-
-    def back(self, visits, state):
-        return [summed_to(visits, state, state.shape)], None
+    def back(self, visits, kept):
+        return [summed_to(visits, kept.below[0], kept.above)], None
 
 
 class Expansion(Scaling):
@@ -73,7 +70,7 @@ class Norm(Rule):
     def forward(self, execute, U):
         if self.axes >= U.dim():
             raise NotImplementedError("a layer norm mixes the images of a batch")
-        return execute(), State()
+        return execute(), ()
 
 
 class FoldedNorm(Rule):
@@ -82,4 +79,4 @@ class FoldedNorm(Rule):
     executes = False
 
     def forward(self, execute, U):
-        return U, State()
+        return U, ()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ..prepared import SharedMaps
+from ..prepared import Kept, Prepared
 from ..shared import Shared
 from ..visits import Visits
 
@@ -31,28 +30,16 @@ class Rule:
     def __init__(self, *parents: fx.Node):
         self.parents = parents
 
-    def forward(self, execute: Callable[[], Any], *U: Tensor) -> tuple[Any, State]:
-        """The call's value and what the walk back needs, from the parents' values U; `execute` is the model's code."""
-        return execute(), State()
+    def forward(self, execute: Callable[[], Any], *U: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+        """The call's value and the tensors to keep for the walk back, from the parents' values U.
 
-    def back(self, visits: Visits, state: State) -> tuple[list[Visits], Tensor | None]:
+        `execute` is the model's code. A rule stays as it was made: what a forward pass learns is the pass's own.
+        """
+        return execute(), ()
+
+    def back(self, visits: Visits, kept: Kept) -> tuple[list[Visits], Tensor | None]:
         """Visits of each parent, and the mass (K,) that leaked, or None if this layer passes everything on."""
         return [visits], None
-
-
-@dataclass
-class State:
-    """What a rule kept: tensors whose first axis is the image, and shapes; `lazy` is filled when first walked."""
-
-    values: tuple[Tensor, ...] = ()
-    shape: tuple[int, ...] = ()
-    lazy: dict = field(default_factory=dict)
-    out: tuple[int, ...] = ()
-    """Shape of the call's value, without the image axis."""
-    value: Tensor | None = None
-    """The call's value, where P may come with it as a factor."""
-    maps: SharedMaps | None = None
-    """The shared maps of this forward pass."""
 
 
 def mass(parts) -> Tensor:
@@ -60,11 +47,11 @@ def mass(parts) -> Tensor:
     return sum(P.flatten(1).sum(dim=1, dtype=torch.float64) for P in parts)
 
 
-def summed_to(visits: Visits, state: State, shape: tuple[int, ...]) -> Visits:
-    """Visits of an operand of `shape` that was repeated to the output's shape; windows only where it was not."""
-    if shape == state.out:
+def summed_to(visits: Visits, shape: tuple[int, ...], repeated: tuple[int, ...]) -> Visits:
+    """Visits of an operand of `shape` that was repeated to another; windows only where it was not."""
+    if shape == repeated:
         return visits
-    whole = visits.on_whole(state.out)
+    whole = visits.on_whole(repeated)
     return Visits.whole(whole.values.sum_to_size(len(whole.values), *shape), whole.image)
 
 
@@ -76,10 +63,9 @@ def handed_on(visits: Visits, out: Shared, source: Shared) -> Visits:
     return visits.with_(visits.times(others), (source,), visits.fresh or bool(others))
 
 
-def shifted(state: State) -> Tensor:
-    """U_hat of the layer's input, all images."""
-    (U,) = state.values
-    least = state.maps.least(U)
+def shifted(U: Tensor, prepared: Prepared) -> Tensor:
+    """U_hat of a layer's input, all images."""
+    least = prepared.least(U)
     return U - U.new_tensor(least).reshape(-1, *[1] * (U.dim() - 1)) if any(least) else U
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..plan import Walk, execute, output_of
-from ..rules import Convolution, Registered, Rule, registered
+from ..plan import Plan, execute, output_of
+from ..rules import Registered, Rule, registered
 from .calls import AFFINE, DROPOUTS, NORM_FUNCTIONS, NORMS, UNREAD, VIEWS, call_name, is_size
 from .graph import trace
 from .tables import FUNCTION_RULES, METHOD_RULES, MODULE_RULES
 
 
-def walk_plan(model: nn.Module, signed: bool = False, precision: str = "ieee") -> Walk:
+def make_plan(model: nn.Module, signed: bool = False, precision: str = "ieee") -> Plan:
     """Trace `model` and find a rule for every call that P passes, or say which has none before any work is done."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
@@ -29,7 +29,7 @@ def walk_plan(model: nn.Module, signed: bool = False, precision: str = "ieee") -
         # A value that nobody reads is no consumer.
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
-    builder = Builder(graph, modules, signed)
+    builder = Builder(graph, modules, signed, precision)
     rules, pending = {}, [output_of(graph)]
     image = next(node for node in graph.nodes if node.op == "placeholder")
     while pending:
@@ -43,17 +43,14 @@ def walk_plan(model: nn.Module, signed: bool = False, precision: str = "ieee") -
         pending.extend(rules[node].parents)
     if not any(image in rule.parents for rule in rules.values()):
         raise NotImplementedError("no path leads from the model's output back to its image")
-    for rule in rules.values():
-        if isinstance(rule, Convolution):
-            rule.precision = precision
-    return Walk(graph, modules, builder.constants, rules)
+    return Plan(graph, modules, builder.constants, rules)
 
 
 class Builder:
     """Finds the rule of a node. Nodes that do not depend on the image are constants and evaluated once, here."""
 
-    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], signed: bool):
-        self.modules, self.signed = modules, signed
+    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], signed: bool, precision: str):
+        self.modules, self.signed, self.precision = modules, signed, precision
         self.constants: dict[fx.Node, Any] = {}
         dynamic = set()
         for node in graph.nodes:

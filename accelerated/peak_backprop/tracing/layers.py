@@ -25,8 +25,9 @@ def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
         weight = (weight * scale[:, None, None, None]).contiguous(memory_format=LAYOUT)
     padding = padding if isinstance(padding, str) else pair(padding)
     return Convolution(
-        source, weight, bias, pair(stride), padding, pair(dilation), groups, pad, b.signed and b.sees_image(source)
-    )
+        source, weight, bias, pair(stride), padding, pair(dilation), groups, pad,
+        signed=b.signed and b.sees_image(source), precision=b.precision,
+    )  # fmt: skip
 
 
 def conv_module(b, node, m):
@@ -107,7 +108,7 @@ def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, di
     if ceil_mode or (any(padding) and not count_include_pad):
         # Its last windows may reach beyond the padding, or their weights differ: no convolution's do.
         return FixedWeights(source, lambda U, _: pool(U), None if divisor is None else weights)
-    return AveragePooling(source, pool, kernel, stride, padding, pad)
+    return AveragePooling(source, pool, kernel, stride, padding, pad, b.precision)
 
 
 def avg_pool_module(b, node, m):
