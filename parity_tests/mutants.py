@@ -148,7 +148,7 @@ MUTANTS = (
          "        padding = [0, 0]\n"),
     ),
     _mutant("divisor forgotten in an average's bound", "peak_backprop",
-            (LAYERS, "None if divisor is None else weights)", "None)")),
+            (LAYERS, "weights if apart or divisor is not None else None)", "weights if apart else None)")),
     _mutant("leak not counted", "peak_backprop",
             (CONVOLUTION, "            out.masked_fill_(leaks, 0)\n",
              "            out.masked_fill_(leaks, 0)\n            return\n")),

@@ -440,6 +440,22 @@ def test_enlarged_map_of_one_row(device):
     assert_walks_agree(m.to(device), pictures(4, 9).to(device), upsample=8)
 
 
+@pytest.mark.parametrize("divisor", [None, 2])
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize(("pad", "padding"), [((2, 1, 1, 2), 0), ((1, 0, 0, 1), 1), ((0, 0, 0, 0), 1)])
+def test_what_leaks_from_an_average_over_padding(pad, padding, ceil, include, divisor, device):
+    """A zero pad counts as the average's own padding does: in the sum of weights that small sums are compared with."""
+    m = Model(lambda m, x: F.avg_pool2d(F.pad(x, pad), 3, 2, padding, ceil, include, divisor)).eval()
+    image = torch.zeros(8, 1, 7, 8, dtype=torch.float64, device=device)
+    image[:, 0, 3, 3] = 1
+    for corner in ((0, 0), (0, 7), (6, 0), (6, 7)):
+        image[:, 0, *corner] = 1e-7 * torch.tensor([0.5, 1.5, 2.5, 3.5, 5, 7, 8.5, 11], device=device)
+    peaks = [(n, 0, i, j) for n in range(8) for i in (0, -1) for j in (0, -1)]
+    _, _, h, w = m(image).shape
+    assert_walks_agree(m, image, [(n, c, i % h, j % w) for n, c, i, j in peaks])
+
+
 # ---- several images and peaks
 
 
@@ -478,7 +494,7 @@ def test_what_is_prepared_later_changes_nothing(kind, device):
     run = walk.prepare(first)
     peaks = some_peaks(run.maps)
     alone = PeakBackprop(layer).prepare(first).prms(peaks)
-    walk.prepare(later.to(device, torch.float64)).prms(torch.tensor([[0, 3, 1, 0]]))
+    walk.prepare(later.to(device, torch.float64)).prms(torch.tensor([[0, 3, 0, 0]]))
     assert torch.equal(run.prms(peaks).prms, alone.prms)
 
 

@@ -15,18 +15,17 @@ from .shared import Shared, empty
 
 
 class Workspace:
-    """Memory that the computed maps of one forward pass leave for those of the next: touching new memory takes the
-    system longer than it takes to write the map."""
+    """Memory of a CPU that the computed maps of one forward pass leave for those of the next: touching new memory takes
+    the system longer than it takes to write the map."""
 
     def __init__(self):
         self._free: list[Tensor] = []
         self._lock = Lock()
 
     def take(self, like: Tensor, count: int) -> Tensor:
-        """Memory for `count` numbers of the type and device of `like`, uninitialised, (>= count,)."""
-        same = lambda t: t.dtype == like.dtype and t.device == like.device  # noqa: E731
+        """Memory for `count` numbers of the type of `like`, uninitialised, (>= count,)."""
         with self._lock:
-            fits = [t for t in self._free if same(t) and count <= len(t) <= 2 * count]
+            fits = [t for t in self._free if t.dtype == like.dtype and count <= len(t) <= 2 * count]
             if not fits:
                 return like.new_empty(count)
             best = min(fits, key=len)
@@ -54,6 +53,9 @@ class Prepared:
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised map of `shape` (N, C, H, W), laid out as `like` is, until the pass is forgotten."""
+        # Elsewhere a stream may still use what the host has forgotten: torch keeps that memory, and knows streams.
+        if like.device.type != "cpu":
+            return empty(shape, like)
         self._memory.append(self._workspace.take(like, math.prod(shape)))
         return empty(shape, like, self._memory[-1])
 

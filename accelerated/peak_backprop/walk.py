@@ -22,6 +22,7 @@ from prm.settings import PRECISIONS
 from ..peak_stimulation import check_finite, source_positions
 from .operators import LAYOUT
 from .shared import launched
+from .streams import Stream
 from .tracing import make_plan
 from .visits import Visits
 from .windows import windows
@@ -65,6 +66,7 @@ class PreparedWalk:
                 "fully_convolutional(model) removes global pooling and turns linear layers into 1x1 convolutions"
             )
         check_finite(self.maps, numbers)
+        self._stream = Stream(self.maps.device)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -78,6 +80,10 @@ class PreparedWalk:
         Raises ValueError for a peak outside the maps.
         """
         peaks = torch.as_tensor(peaks, dtype=torch.int64, device=self.maps.device).reshape(-1, 4)
+        return PeakResponseMaps(*self._stream.run(self._walked, peaks))
+
+    def _walked(self, peaks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of PeakResponseMaps."""
         self._check(peaks)
         H, W = self.image_shape[-2:]
         # At least float32: what bfloat16 rounds of a sum of thousands of pixels would show.
@@ -108,7 +114,7 @@ class PreparedWalk:
         # rest was divided by too small a total; each changes the PRM by e / (arrived + e) in L1.
         arrived = total.flatten().double()
         bound = torch.where(dropped > 0, 2 * dropped / (arrived + dropped), 0)
-        return PeakResponseMaps(prms, leaked, empty, bound)
+        return prms, leaked, empty, bound
 
     def _check(self, peaks: Tensor) -> None:
         N, C, h, w = self.maps.shape

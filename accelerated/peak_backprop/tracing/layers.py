@@ -101,13 +101,14 @@ def _avg_pool(b, node, kernel, stride, padding, ceil_mode, count_include_pad, di
         return F.avg_pool2d(U, kernel, stride, padding, ceil_mode, include_pad, divisor)
 
     def weights(U: Tensor) -> Tensor:
-        """The sum of each output's weights, where the divisor is not their number: those on padding count or do not."""
+        """The sum of each output's weights, 1 or not: those on padding count, or do not, as in the model's divisor."""
         inside = pool(torch.ones_like(U), False, divisor)
         return inside / pool(torch.ones_like(U), True, None) if count_include_pad else inside
 
-    if ceil_mode or (any(padding) and not count_include_pad):
+    apart = not count_include_pad and (any(padding) or any(pad))
+    if ceil_mode or apart:
         # Its last windows may reach beyond the padding, or their weights differ: no convolution's do.
-        return FixedWeights(source, lambda U, _: pool(U), None if divisor is None else weights)
+        return FixedWeights(source, lambda U, _: pool(U), weights if apart or divisor is not None else None)
     return AveragePooling(source, pool, kernel, stride, padding, pad, b.precision)
 
 
