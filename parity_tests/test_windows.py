@@ -130,12 +130,6 @@ def test_any_memory_gives_the_same(device, case, memory):
     assert_close(answers[1].prms, answers[0].prms, F64, "PRMs", NETWORK)
 
 
-@pytest.mark.parametrize("memory", [0, -1])
-def test_no_memory_is_refused(memory):
-    with pytest.raises(ValueError, match="max_memory must be a positive number of bytes"):
-        PeakBackprop(resnet18(2), max_memory=memory)
-
-
 def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     together = []
     pick = Visits.pick
@@ -267,9 +261,3 @@ def test_truncation_of_a_trained_network(device):
     exact, found = truncations(model, images, peaks, segmenter.settings.upsample)
     assert (found[-1].bound > 1e-2).all()
     assert (found[1].prms > 0).sum() < 0.9 * (exact.prms > 0).sum()
-
-
-@pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
-def test_no_share_of_the_mass_is_refused(epsilon):
-    with pytest.raises(ValueError, match="epsilon must be at least 0 and less than 1"):
-        PeakBackprop(resnet18(2), epsilon=epsilon)
