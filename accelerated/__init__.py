@@ -11,13 +11,12 @@ from prm.settings import SegmentationSettings
 
 from .aggregation import aggregation
 from .networks import fully_convolutional, network
-from .peak_backprop import PeakBackprop
+from .peak_backprop import PeakBackprop, register_rule
+from .peak_backprop.shared import INTERPRETED
 from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
-from .rules import register_rule
 from .segmenter import Segmenter
 from .stages import Instance, Segmentation
-from .windows import INTERPRETED
 
 # Where no kernel can run, Triton is not even imported.
 if find_spec("triton") and (torch.version.cuda or torch.version.hip or INTERPRETED):

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prm.accelerated import PeakBackprop, network, retrieval, rules, windows
+from prm.accelerated import PeakBackprop, network, retrieval
 from prm.accelerated.networks.resnet import Bottleneck
 from prm.accelerated.networks.small import smallnet
+from prm.accelerated.peak_backprop import operators as rules
+from prm.accelerated.peak_backprop import windows
 from prm.accelerated.peak_stimulation import pooled, pooled_backward
 
 from . import bench

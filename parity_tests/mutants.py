@@ -20,8 +20,14 @@ from prm.parity_tests.mutation import Edit, Mutant, green_before, try_mutant
 
 # ---- the mutants
 
-POOL, RULES, TRACING = "accelerated/peak_stimulation.py", "accelerated/rules.py", "accelerated/tracing.py"
-WALK, WINDOWS, RANK = "accelerated/peak_backprop.py", "accelerated/windows.py", "accelerated/retrieval/scores.py"
+POOL, RANK = "accelerated/peak_stimulation.py", "accelerated/retrieval/scores.py"
+BACK = "accelerated/peak_backprop"
+OPS, WINDOWS, VISITS = f"{BACK}/operators.py", f"{BACK}/windows.py", f"{BACK}/visits.py"
+SHARED, PREPARED = f"{BACK}/shared.py", f"{BACK}/prepared.py"
+PLAN, WALK, BUILDER = f"{BACK}/plan.py", f"{BACK}/walk.py", f"{BACK}/tracing/builder.py"
+LAYERS, ARITHMETIC = f"{BACK}/tracing/layers.py", f"{BACK}/tracing/arithmetic.py"
+CONVOLUTION, LINEAR = f"{BACK}/rules/convolution.py", f"{BACK}/rules/linear.py"
+MAX_POOL, JOINING = f"{BACK}/rules/pooling.py", f"{BACK}/rules/joining.py"
 KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "accelerated/kernels/peak_backprop.py"
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
@@ -54,16 +60,16 @@ GRADIENT = (POOL, "share = (grad_scores / number)[n, c]", "share = grad_scores[n
 REF_GRADIENT = (
     REF_POOL, "grad_scores[n, c] * result.G[n, c] / result.G[n, c].sum()", "grad_scores[n, c] * result.G[n, c]",
 )
-SHIFT = (WINDOWS, "values - least[some]", "values")
+SHIFT = (PREPARED, "values - least[some]", "values")
 REF_SHIFT = (REF_WALK, "return U - min(0.0, U.min())", "return U")
 TO_BOTH = (
-    (RULES, "shares = [to_a, visits.values - to_a]", "shares = [visits.values, visits.values]"),
-    (RULES, "return [visits.with_(visits.values, (state.lazy[factors], x)) for x in plus], None",
+    (JOINING, "shares = [to_a, visits.values - to_a]", "shares = [visits.values, visits.values]"),
+    (JOINING, "return [visits.with_(visits.values, (quotient, x)) for x in plus], None",
      "return [visits.with_(visits.values, factors) for x in plus], None"),
 )
 REF_TO_BOTH = (REF_WALK, "shares[i] = sum_to(P * share, summands[i].shape)", "shares[i] = sum_to(P, summands[i].shape)")
 LAST_MAXIMUM = (
-    RULES, "out, indices = self.pool(U)",
+    MAX_POOL, "out, indices = self.pool(U)",
     "out, indices = self.pool(U.flip(2, 3)); out = out.flip(2, 3); n = U.shape[2] * U.shape[3]; "
     "indices = (n - 1 - indices).flip(2, 3)",
 )
@@ -110,100 +116,101 @@ MUTANTS = (
     ),
     # ---- Eq. 4-5, fast path
     _mutant("W for W+", "peak_backprop",
-            (RULES, "self.positive = weight.clamp(min=0).contiguous", "self.positive = weight.contiguous")),
+            (CONVOLUTION, "Weights.of(weight.clamp(min=0), groups), minus", "Weights.of(weight, groups), minus")),
     _mutant("|W| for W+ in linear layers", "peak_backprop",
-            (RULES, "self.positive = weight.clamp(min=0)\n", "self.positive = weight.abs()\n")),
+            (LINEAR, "self.positive = weight.clamp(min=0)\n", "self.positive = weight.abs()\n")),
     _mutant("missing shift", "peak_backprop", SHIFT),
     _mutant("shift by the batch's minimum", "peak_backprop",
-            (WINDOWS, "U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0)", "U.amin().expand(len(U)).clamp(max=0)")),
+            (PREPARED, "U.amin(dim=tuple(range(1, U.dim()))).clamp(max=0)", "U.amin().expand(len(U)).clamp(max=0)")),
     _mutant("always min U subtracted", "peak_backprop",
-            (WINDOWS, "(range(1, U.dim()))).clamp(max=0))", "(range(1, U.dim()))))")),
+            (PREPARED, "(range(1, U.dim()))).clamp(max=0))", "(range(1, U.dim()))))")),
     _mutant(
         "bias kept in Z", "peak_backprop",
-        (RULES, "return torch.ops.prm.walk_ratio(values, self.positive, floor, above, *geometry, out), above",
-         "leaks = torch.ops.prm.walk_ratio(values, self.positive, floor, None, *geometry, out)\n"
-         "        Z = 1 / out + (0 if self.bias is None else self.bias.clamp(min=0)[:, None, None])\n"
+        (CONVOLUTION, "return torch.ops.prm.walk_ratio(values, W.plain, floor, above, *geometry, out), above",
+         "leaks = torch.ops.prm.walk_ratio(values, W.plain, floor, None, *geometry, out)\n"
+         "        bias = getattr(self, 'bias', None)\n"
+         "        Z = 1 / out + (0 if bias is None else bias.clamp(min=0)[:, None, None])\n"
          "        out.copy_((1 if above is None else above) / Z)\n"
          "        return leaks, above"),
     ),
     _mutant("no leak, a tiny Z instead", "peak_backprop",
-            (RULES, "    leaks = torch.le(Z, floor[:, :, None, None], out=torch.empty_like(out, dtype=torch.bool))\n",
+            (OPS, "    leaks = torch.le(Z, floor[:, :, None, None], out=torch.empty_like(out, dtype=torch.bool))\n",
              "    Z = Z.clamp(min=1e-30)\n    leaks = torch.zeros_like(out, dtype=torch.bool)\n")),
     _mutant("leak only where Z is 0", "peak_backprop",
-            (RULES, "torch.le(Z, floor[:, :, None, None],", "torch.le(Z, 0 * floor[:, :, None, None],")),
+            (OPS, "torch.le(Z, floor[:, :, None, None],", "torch.le(Z, 0 * floor[:, :, None, None],")),
     _mutant("bound of the leak absolute", "peak_backprop",
-            (RULES, "floor = TINY * maps.most(U)", "floor = TINY + 0 * maps.most(U)")),
+            (CONVOLUTION, "floor = TINY * prepared.most(U)", "floor = TINY + 0 * prepared.most(U)")),
     _mutant(
         "minimum of U_hat sees the padding", "peak_backprop",
-        (RULES, "values, padding = self._below(maps.hat(U), some, span)\n",
-         "values, padding = self._below(maps.plain(U), some, span)\n"
-         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - maps.least(U)[some.start]\n"
+        (CONVOLUTION, "values, padding = self._below(prepared.hat(U), some, span)\n",
+         "values, padding = self._below(prepared.plain(U), some, span)\n"
+         "        values = F.pad(values, 2 * [padding[1]] + 2 * [padding[0]]) - prepared.least(U)[some.start]\n"
          "        padding = [0, 0]\n"),
     ),
     _mutant("divisor forgotten in an average's bound", "peak_backprop",
-            (TRACING, "None if divisor is None else weights)", "None)")),
+            (LAYERS, "weights if apart or divisor is not None else None)", "weights if apart else None)")),
     _mutant("leak not counted", "peak_backprop",
-            (RULES, "            out.masked_fill_(leaks, 0)\n",
+            (CONVOLUTION, "            out.masked_fill_(leaks, 0)\n",
              "            out.masked_fill_(leaks, 0)\n            return\n")),
     _mutant("leak counted without what P comes with", "peak_backprop",
-            (RULES, "leaks if above is None else above * leaks", "leaks")),
+            (CONVOLUTION, "leaks if above is None else above * leaks", "leaks")),
     _mutant(
         "stride and padding swapped", "peak_backprop",
-        (RULES, "(where[2] * np.array(stride) - np.array(padding))",
+        (OPS, "(where[2] * np.array(stride) - np.array(padding))",
          "(where[2] * np.array(padding) - np.array(stride))"),
     ),
-    _mutant("kernel not turned round", "peak_backprop", (RULES, "weight.flip(2, 3).unflatten", "weight.unflatten")),
-    _mutant("phases of a stride in reverse", "peak_backprop", (RULES, "kernel.flip(3, 5).permute", "kernel.permute")),
+    _mutant("kernel not turned round", "peak_backprop", (OPS, "weight.flip(2, 3).unflatten", "weight.unflatten")),
+    _mutant("phases of a stride in reverse", "peak_backprop", (OPS, "kernel.flip(3, 5).permute", "kernel.permute")),
     _mutant("a stride's rows one too early", "peak_backprop",
-            (RULES, "begin = [f * s - o for", "begin = [max(f * s - o - 1, 0) for")),
+            (OPS, "begin = [f * s - o for", "begin = [max(f * s - o - 1, 0) for")),
     _mutant("P not divided by Z", "peak_backprop",
-            (RULES, "torch.reciprocal(Z, out=out)", "out.fill_(1)"),
-            (RULES, "torch.div(above, Z, out=out)", "out.copy_(above)")),
+            (OPS, "torch.reciprocal(Z, out=out)", "out.fill_(1)"),
+            (OPS, "torch.div(above, Z, out=out)", "out.copy_(above)")),
     _mutant("not multiplied by U_hat", "peak_backprop",
-            (RULES, "Visits(G, first, last, to, visits.image, (U,), fresh=True)",
-             "Visits(G, first, last, to, visits.image, (), fresh=True)")),
+            (CONVOLUTION, "Visits(P_over_U_hat, first, last, to, visits.image, (U_hat,), fresh=True)",
+             "Visits(P_over_U_hat, first, last, to, visits.image, (), fresh=True)")),
     _mutant(
         "windows one too short", "peak_backprop",
-        (RULES, "np.array(dilation) * (np.array(kernel) - 1) + 1\n",
+        (WINDOWS, "np.array(dilation) * (np.array(kernel) - 1) + 1\n",
          "np.array(dilation) * (np.array(kernel) - 1)\n"),
     ),
     _mutant("every peak in the first one's place", "peak_backprop",
             (WINDOWS, "for o, (_, cut) in zip(origin[k].tolist(), cuts))",
              "for o, (_, cut) in zip(origin[0].tolist(), cuts))")),
     _mutant("every peak in the first image", "peak_backprop",
-            (WINDOWS, "view = self.tensor[(some,", "view = self.tensor[(slice(0, 1),")),
+            (SHARED, "view = self.tensor[(some,", "view = self.tensor[(slice(0, 1),")),
     _mutant("a map taken for computed where it is not", "peak_backprop",
-            (WINDOWS, "            self._done[(some, *tiles)] = True\n", "            self._done[:] = True\n")),
+            (SHARED, "            self._done[(some, *tiles)] = True\n", "            self._done[:] = True\n")),
     _mutant("negative half of the signed rule dropped", "peak_backprop",
-            (RULES, "return [plus.plus(minus, U.shape[1:])], leaked", "return [plus], leaked")),
+            (CONVOLUTION, "P_U = plus.plus(minus, U.shape[1:])", "P_U = plus")),
     _mutant("last maximum of a tie", "peak_backprop", LAST_MAXIMUM),
     _mutant("shared argmax overwritten", "peak_backprop",
-            (RULES, ".addcmul_(visits.values[k : k + 1], meets)",
+            (MAX_POOL, ".addcmul_(visits.values[k : k + 1], meets)",
              ".copy_(visits.values[k : k + 1] * meets)")),
     _mutant("all of P to both summands", "peak_backprop", *TO_BOTH),
     _mutant("summands' values for their positive parts", "peak_backprop",
-            (RULES, "a, b = (v.clamp(min=0) for v in state.values)", "a, b = (v for v in state.values)"),
-            (RULES, "(maps.positive(a), maps.positive(b))", "(maps.plain(a), maps.plain(b))")),
+            (JOINING, "a, b = (U.clamp(min=0) for U in (a, b))", "pass"),
+            (JOINING, "prepared.positive(a), prepared.positive(b)", "prepared.plain(a), prepared.plain(b)")),
     _mutant("all to the second where no summand is positive", "peak_backprop",
-            (RULES, "torch.where(total > 0, a / total, 0.5)", "torch.where(total > 0, a / total, 0.0)")),
+            (JOINING, "torch.where(total > 0, a / total, 0.5)", "torch.where(total > 0, a / total, 0.0)")),
     _mutant(
         "concatenation's slices in reverse", "peak_backprop",
-        (RULES, "visits.values.split(state.shape, dim=self.dim)",
-         "visits.values.flip(self.dim).split(state.shape, dim=self.dim)"),
+        (JOINING, "visits.values.split([U",
+         "visits.values.flip(self.dim).split([U"),
     ),
     _mutant("fixed weights not multiplied by U_hat", "peak_backprop",
-            (RULES, "Visits(below, first, last, to, q.image, (U,), fresh=True)",
+            (LINEAR, "Visits(below, first, last, to, q.image, (U,), fresh=True)",
              "Visits(below, first, last, to, q.image, (), fresh=True)")),
     _mutant("the last of several consumers counts", "peak_backprop",
-            (TRACING, "live[parent].plus(more, states[parent].out) if parent in live else more", "more")),
+            (PLAN, "live[parent].plus(more, kept[parent].above) if parent in live else more", "more")),
     _mutant("batch norm not folded", "peak_backprop",
-            (TRACING, "if self.norm(users[0]) is not None:\n                return users[0]",
+            (BUILDER, "if self.norm(users[0]) is not None:\n                return users[0]",
              "if self.norm(users[0]) is not None:\n                return None")),
     _mutant("eps of the folded norm forgotten", "peak_backprop",
-            (TRACING, "/ torch.sqrt(var + eps)", "/ torch.sqrt(var)")),
+            (LAYERS, "/ torch.sqrt(var + eps)", "/ torch.sqrt(var)")),
     _mutant(
         "P to the gate", "peak_backprop",
-        (TRACING, "return y if x_gate else x", "return x if x_gate else y"),
+        (ARITHMETIC, "return y if x_gate else x", "return x if x_gate else y"),
     ),
     _mutant("PRM not divided by its total", "peak_backprop",
             (WALK, "torch.where(total > 0, prms / total, 0)", "prms")),
@@ -213,19 +220,19 @@ MUTANTS = (
             (WALK, "((top, 1 - down), (below, down))", "((top, down), (below, 1 - down))")),
     # ---- truncation
     _mutant("what is dropped not told", "windows",
-            (TRACING, "torch.stack([torch.zeros_like(dropped), dropped])", "torch.zeros_like(lost)")),
+            (PLAN, "torch.stack([torch.zeros_like(dropped), dropped])", "torch.zeros_like(lost)")),
     _mutant("bound of what is missing without what is too large", "windows",
             (WALK, "2 * dropped / (arrived + dropped)", "dropped / (arrived + dropped)")),
     _mutant("every end of every layer may drop epsilon", "windows",
-            (TRACING, "epsilon / (4 * len(self._growing))", "epsilon")),
+            (PLAN, "epsilon / (4 * len(self._growing))", "epsilon")),
     _mutant("a row more than allowed is dropped", "windows",
-            (WINDOWS, "begin = (along.cumsum(axis=1) <= allowed).sum(axis=1)",
+            (VISITS, "begin = (along.cumsum(axis=1) <= allowed).sum(axis=1)",
              "begin = (along.cumsum(axis=1) <= allowed).sum(axis=1) + 1")),
     _mutant("nothing is dropped", "windows",
-            (WINDOWS, "(along.cumsum(axis=1) <= allowed)", "(along.cumsum(axis=1) <= -1)"),
-            (WINDOWS, "(along[:, ::-1].cumsum(axis=1) <= allowed)", "(along[:, ::-1].cumsum(axis=1) <= -1)")),
+            (VISITS, "(along.cumsum(axis=1) <= allowed)", "(along.cumsum(axis=1) <= -1)"),
+            (VISITS, "(along[:, ::-1].cumsum(axis=1) <= allowed)", "(along[:, ::-1].cumsum(axis=1) <= -1)")),
     _mutant("one row is kept where the ends meet", "windows",
-            (WINDOWS, "            gone |= begin >= end\n", "")),
+            (VISITS, "            gone |= begin >= end\n", "")),
     # ---- Eq. 6, fast path
     _mutant("beta's sign", "retrieval", BETA),
     _mutant("alpha on the contour", "retrieval",

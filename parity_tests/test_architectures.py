@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prm.accelerated import PeakBackprop, fully_convolutional, register_rule, rules
+from prm.accelerated import PeakBackprop, fully_convolutional, register_rule
+from prm.accelerated.peak_backprop.rules import custom
 from prm.parity_tests.architectures import (
     CLASSES,
     FAMILIES,
@@ -34,7 +35,7 @@ NEVER_ONE = ("AlexNet", "VGG", "VGG with batch norm", "ResNet v2 with group norm
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """Rules that a test registers are gone after it."""
-    monkeypatch.setattr(rules, "REGISTERED", {})
+    monkeypatch.setattr(custom, "REGISTERED", {})
 
 
 # ---- families

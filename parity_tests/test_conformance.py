@@ -15,7 +15,7 @@ import pytest
 
 import prm.reference
 from prm import InputError
-from prm.accelerated import rules
+from prm.accelerated.peak_backprop import rules
 from prm.parity_tests import conformance, scipy_port
 from prm.parity_tests.conformance import NETWORKS, Mismatch, check, plan
 from prm.parity_tests.convert import to_reference
@@ -196,7 +196,7 @@ def run_prm(*arguments, cwd=None, path=()):
 KERNELS = '''
 import torch
 import prm.accelerated
-from prm.accelerated import rules
+from prm.accelerated.peak_backprop import operators
 
 @torch.library.register_kernel("prm::walk_ratio", "cpu")
 def walk_ratio(U, weight, floor, above, stride, padding, dilation, groups, out):

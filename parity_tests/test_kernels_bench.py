@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 pytest.importorskip("triton")
 
 from prm import InputError
-from prm.accelerated import PeakBackprop, network, peak_backprop, rules, windows
+from prm.accelerated import PeakBackprop, network
 from prm.accelerated.kernels import launching
+from prm.accelerated.peak_backprop import shared
 from prm.eval import kernel_bench, kernel_cases, kernel_report
 from prm.eval.cli import app
 from prm.eval.kernel_cases import Case, Work, cases
@@ -67,8 +68,7 @@ def walked(request):
     """The geometry that a walk from a central peak at 448 x 448 has, all windows at once as on a GPU."""
     torch.manual_seed(0)  # where a layer leaks, which random weights may do, there is one product more
     with pytest.MonkeyPatch.context() as patch, Recorder() as recorder:
-        for module in (windows, rules, peak_backprop):
-            patch.setattr(module, "launched", lambda values: True)
+        patch.setattr(shared, "INTERPRETED", True)
         run = PeakBackprop(network(request.param, 20).eval()).prepare(torch.rand(1, 3, 448, 448))
         run.prms(torch.tensor([[0, 0, 7, 7]]))
     return request.param, recorder.found

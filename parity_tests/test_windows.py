@@ -1,5 +1,6 @@
 """Windows, and what truncation drops at their ends: never other PRMs, or never further off than each one's bound."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from prm.accelerated import PeakBackprop, Segmenter
 from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
 from prm.accelerated.networks import resnet18
-from prm.accelerated.windows import Visits
+from prm.accelerated.peak_backprop.plan import Plan
+from prm.accelerated.peak_backprop.prepared import Prepared, Workspace
+from prm.accelerated.peak_backprop.visits import Visits
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import cnns
 from prm.parity_tests.tolerances import NETWORK, assert_close
@@ -127,12 +130,6 @@ def test_any_memory_gives_the_same(device, case, memory):
     assert_close(answers[1].prms, answers[0].prms, F64, "PRMs", NETWORK)
 
 
-@pytest.mark.parametrize("memory", [0, -1])
-def test_no_memory_is_refused(memory):
-    with pytest.raises(ValueError, match="max_memory must be a positive number of bytes"):
-        PeakBackprop(resnet18(2), max_memory=memory)
-
-
 def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     together = []
     pick = Visits.pick
@@ -141,6 +138,64 @@ def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     run = walker.prepare(torch.randn(1, 3, 64, 64, device=device))
     run.prms(peaks_all_over(run.maps.shape).to(device))
     assert together and all(part.stop - part.start < 9 for part in together)
+
+
+# ---- memory and streams
+
+
+def test_memory_goes_from_pass_to_pass_on_a_cpu_alone():
+    workspace = Workspace()
+
+    def place(device):
+        """Where a pass's map lies; the pass is forgotten."""
+        prepared = Prepared(workspace)
+        return prepared.empty((1, 2, 9, 8), torch.empty(1, 2, 9, 8, device=device)).untyped_storage()
+
+    first = place("cpu").data_ptr()
+    assert place("cpu").data_ptr() == first
+    assert len(workspace._free) == 1
+    place("meta")  # as on a GPU: what streams may still read is torch's to give away
+    assert not workspace._free
+
+
+def test_all_walks_of_a_pass_run_on_its_stream(monkeypatch):
+    """What another stream asks for waits for it, and is waited for: with streams that only write down what happens."""
+    done = []
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            done.append(f"{self.name} waits for {other.name}")
+
+    class Streams:
+        current = Fake("first")
+
+        def current_stream(self, device):
+            return self.current
+
+        @contextmanager
+        def stream(self, stream):
+            before, self.current = self.current, stream
+            yield
+            self.current = before
+
+    streams, records = Streams(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: streams)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: records.append((tensor, stream.name)))
+    back = Plan.back
+    monkeypatch.setattr(Plan, "back", lambda *given: done.append(f"walk on {streams.current.name}") or back(*given))
+    run = PeakBackprop(torch.nn.Conv2d(3, 2, 3)).prepare(torch.rand(1, 3, 9, 8))
+    peaks = torch.tensor([[0, 1, 2, 3]])
+    expected = run.prms(peaks)
+    assert done == ["walk on first"] and not records
+    streams.current = Fake("second")
+    found = run.prms(peaks)
+    assert done[1:] == ["first waits for second", "walk on first", "second waits for first"]
+    assert [name for _, name in records] == ["first", *4 * ["second"]]
+    assert records[0][0].tolist() == peaks.tolist() and records[1][0] is found.prms
+    assert torch.equal(found.prms, expected.prms) and streams.current.name == "second"
 
 
 # ---- truncated
@@ -199,18 +254,10 @@ def nuclei(seed=0, side=144):
 def test_truncation_of_a_trained_network(device):
     segmenter = Segmenter.from_checkpoint(load_checkpoint(SHIPPED), str(device), max_peaks=12)
     picture = nuclei()
-    run = segmenter.prepare([picture], segmenter.input_size(*picture.shape[:2]))
-    _, peaks, _ = segmenter.peaks(run.maps[0])
+    peaks = segmenter.find_peaks(segmenter.respond([picture])).peaks
     assert len(peaks) == 12
-    peaks = torch.cat([torch.zeros_like(peaks[:, :1]), peaks], dim=1)
-    images = segmenter._input(picture, run.image_shape[-2:]).to(device)
+    images = segmenter.network_input(picture)
     model = load_checkpoint(SHIPPED).model().eval().to(device)
     exact, found = truncations(model, images, peaks, segmenter.settings.upsample)
     assert (found[-1].bound > 1e-2).all()
     assert (found[1].prms > 0).sum() < 0.9 * (exact.prms > 0).sum()
-
-
-@pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
-def test_no_share_of_the_mass_is_refused(epsilon):
-    with pytest.raises(ValueError, match="epsilon must be at least 0 and less than 1"):
-        PeakBackprop(resnet18(2), epsilon=epsilon)

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prm.accelerated import PeakBackprop, peak_stimulation
 from prm.accelerated import retrieval as fast
+from prm.accelerated.peak_backprop.tracing import make_plan
+from prm.accelerated.peak_backprop.visits import Visits
 from prm.accelerated.retrieval import Proposals
-from prm.accelerated.tracing import walk_plan
-from prm.accelerated.windows import Visits
 from prm.parity_tests.tolerances import as_array
 
 
@@ -84,15 +84,15 @@ class TorchPort:
 
     def walk_back(self, model, P, x, signed=False):
         """From any P at a torch model's output down to its input x, both without a batch axis: P(x) and the leak."""
-        plan, P = walk_plan(model, signed), self.tensor(P)
+        plan, P = make_plan(model, signed), self.tensor(P)
         # The other image of the batch must not matter.
         x = torch.stack([-2 * x.flip(-1), x])
         with torch.no_grad(), IN_FLOAT32():
-            V, states = plan.forward(x)
+            V, kept = plan.forward(x)
             if V.shape[1:] != P.shape:
                 raise AssertionError(f"the layer's output has shape {tuple(V.shape[1:])}, P {tuple(P.shape)}")
             arrived = []
-            plan.back(_parted(P), states, lambda k, *found: arrived.append(found), memory=2**14)
+            plan.back(_parted(P), kept, lambda k, *found: arrived.append(found), memory=2**14)
         P_x = sum(as_array(visits.on_whole(tuple(x.shape[1:])).P).sum(axis=0) for visits, _ in arrived)
         return P_x, float(sum(leaked.sum() for _, (leaked, _) in arrived))
 

@@ -2,7 +2,7 @@
 
 Both convolutions are matrix products whose left matrix is never written down (implicit GEMM): its rows are positions of
 maps, its columns channels at one tap of the kernel, and a tile of it is gathered as it is needed. Maps are taken in any
-layout; where a position's channels lie next to each other, as `rules.LAYOUT` has them, loads are wide. P on windows
+layout; where a position's channels lie next to each other, as `operators.LAYOUT` has them, loads are wide. P on windows
 comes with a row of numbers for each peak:
 
     windows (K, 5) int32: image; first row and column of the peak's window; those of where the answer begins
@@ -21,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import rules, windows
+from ..peak_backprop import operators as rules
+from ..peak_backprop import windows
 from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register, short
 
 COMPUTED = (torch.float32, torch.bfloat16)

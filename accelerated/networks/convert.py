@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..tracing import ACTIVATION_FUNCTIONS, ACTIVATIONS, DROPOUTS, Tracer, call_name, is_size, reduced_axes
+from ..peak_backprop.tracing.calls import ACTIVATION_FUNCTIONS, ACTIVATIONS, DROPOUTS, call_name, is_size, reduced_axes
+from ..peak_backprop.tracing.graph import Tracer
 
 GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 ELEMENTWISE = (*ACTIVATIONS, nn.Identity, nn.modules.dropout._DropoutNd)

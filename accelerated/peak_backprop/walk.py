@@ -4,7 +4,7 @@ A walker starts at a peak and walks down the network; P is the probability of it
 
     P(U) = U_hat * convT(P(V) / Z, W+),    Z = conv(U_hat, W+),    U_hat = U - min(0, min U),    W+ = max(W, 0)
 
-and every other layer has a rule in `rules.py` too. P is linear in what came from above, so all peaks of all images of a
+and every other layer has a rule in `rules` too. P is linear in what came from above, so all peaks of all images of a
 batch go down in one pass and share U_hat and Z, which are computed once per image.
 """
 
@@ -17,10 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .peak_stimulation import check_finite, source_positions
-from .rules import LAYOUT, PRECISIONS
-from .tracing import walk_plan
-from .windows import Visits, launched, windows
+from prm.settings import PRECISIONS
+
+from ..peak_stimulation import check_finite, source_positions
+from .operators import LAYOUT
+from .shared import launched
+from .streams import Stream
+from .tracing import make_plan
+from .visits import Visits
+from .windows import windows
 
 CACHE = 16 * 2**20  # bytes of maps that go down together on a CPU: more no longer fit what it keeps close
 MEMORY = 512 * 2**20  # the same on other devices
@@ -54,13 +59,14 @@ class PreparedWalk:
         self._walk, self._upsample = walk, walk.upsample
         self._memory = walk.max_memory or (CACHE if on_cpu else MEMORY)
         self.image_shape = tuple(images.shape)
-        self.maps, self._states = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
+        self.maps, self._kept = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
             raise ValueError(
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
                 "fully_convolutional(model) removes global pooling and turns linear layers into 1x1 convolutions"
             )
         check_finite(self.maps, numbers)
+        self._stream = Stream(self.maps.device)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -74,6 +80,10 @@ class PreparedWalk:
         Raises ValueError for a peak outside the maps.
         """
         peaks = torch.as_tensor(peaks, dtype=torch.int64, device=self.maps.device).reshape(-1, 4)
+        return PeakResponseMaps(*self._stream.run(self._walked, peaks))
+
+    def _walked(self, peaks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of PeakResponseMaps."""
         self._check(peaks)
         H, W = self.image_shape[-2:]
         # At least float32: what bfloat16 rounds of a sum of thousands of pixels would show.
@@ -95,7 +105,7 @@ class PreparedWalk:
         if len(peaks):
             start = self._start(peaks[torch.from_numpy(order)])
             start = start if self._walk.windows else start.on_whole(tuple(self.maps.shape[1:]))
-            self._walk.plan.back(start, self._states, arrive, self._memory, self._walk.epsilon)
+            self._walk.plan.back(start, self._kept, arrive, self._memory, self._walk.epsilon)
         total = prms.sum(dim=(1, 2), keepdim=True)
         empty = ~(total.flatten() > 0)
         prms = torch.where(total > 0, prms / total, 0)
@@ -104,7 +114,7 @@ class PreparedWalk:
         # rest was divided by too small a total; each changes the PRM by e / (arrived + e) in L1.
         arrived = total.flatten().double()
         bound = torch.where(dropped > 0, 2 * dropped / (arrived + dropped), 0)
-        return PeakResponseMaps(prms, leaked, empty, bound)
+        return prms, leaked, empty, bound
 
     def _check(self, peaks: Tensor) -> None:
         N, C, h, w = self.maps.shape
@@ -191,7 +201,7 @@ class PeakBackprop:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
-        self.plan = walk_plan(model, signed, precision)
+        self.plan = make_plan(model, signed, precision)
         # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
         # MiB that is freed teaches it to keep smaller ones.
         torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -1,0 +1,64 @@
+"""What a call of a traced graph is: kinds of layers and functions, names, sizes, axes."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+VIEWS = ("getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "view", "reshape", "flatten", "unflatten",
+         "squeeze", "unsqueeze", "permute", "transpose", "expand", "expand_as", "contiguous",
+         "detach")  # fmt: skip
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign,
+)  # fmt: skip
+ACTIVATION_FUNCTIONS = (
+    F.relu, torch.relu, F.relu6, F.leaky_relu, F.prelu, F.rrelu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish,
+    F.sigmoid, torch.sigmoid, F.logsigmoid, F.tanh, torch.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus,
+    F.softsign,
+)  # fmt: skip
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm)
+NORM_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm)
+AFFINE = ("add", "mul", "truediv", "div", "sub")
+ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "relu", "sigmoid", "tanh")
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+UNREAD = object()  # default of an argument that a rule does not look at
+
+
+def call_name(node: fx.Node) -> str:
+    """The name of the function or method that a node calls; "" for modules, whatever their place is called."""
+    if node.op == "call_function":
+        return getattr(node.target, "__name__", "")
+    return node.target if node.op == "call_method" else ""
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node reads a tensor's size or computes with it, and no values."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    inputs = node.all_input_nodes
+    return node.op == "call_function" and bool(inputs) and all(is_size(n) for n in inputs)
+
+
+def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:
+    """The axes of a map (N, C, H, W) that `mean` or `amax` calls reduce, one after another perhaps, and that map."""
+    name, calls = call_name(node), []
+    while call_name(node) == name:
+        calls.insert(0, node)
+        node = node.args[0]
+    left, axes = [0, 1, 2, 3], set()
+    for call in calls:
+        dims = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else ())
+        dims = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
+        over = {left[d] for d in dims if -len(left) <= d < len(left)}
+        axes |= over
+        if not call.kwargs.get("keepdim", call.args[2] if len(call.args) > 2 else False):
+            left = [axis for axis in left if axis not in over]
+    return axes, node
+
+
+def pair(value) -> list[int]:
+    return [value, value] if isinstance(value, int) else [value[0], value[-1]]

@@ -1,0 +1,84 @@
+"""The graph of a model: torch.fx's, in evaluation mode, without calls that work in place."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import traceback
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from ..rules import registered
+from .calls import VIEWS, call_name
+
+
+class Tracer(fx.Tracer):
+    """torch.fx's tracer; modules that a rule is registered for are not looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one call of the graph."""
+        return registered(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
+    """The graph of the model in evaluation mode. Modules are copied, parameters are shared."""
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    model = copy.deepcopy(model, shared).eval()
+    overwriting = {name for name, module in model.named_modules() if getattr(module, "inplace", False)}
+    for name in overwriting:
+        model.get_submodule(name).inplace = False
+    try:
+        graph = Tracer().trace(model)
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
+        raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
+    _out_of_place(graph, overwriting)
+    return graph, dict(model.named_modules()) | {"": model}
+
+
+def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
+    """Turn in-place calls into plain ones; later readers of the overwritten tensor read the new one, as they did.
+
+    `overwriting` names the modules that worked in place.
+    """
+    plain = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+             operator.itruediv: operator.truediv, torch.relu_: torch.relu, F.relu_: torch.relu}  # fmt: skip
+    nodes = list(graph.nodes)
+    for i, node in enumerate(nodes):
+        inplace = node.kwargs.get("inplace", False) or (node.op == "call_module" and node.target in overwriting)
+        if node.op == "call_function" and node.target in plain:
+            node.target, inplace = plain[node.target], True
+        elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            node.target, inplace = node.target[:-1], True
+        elif node.op == "call_function" and getattr(node.target, "__name__", "").endswith("_"):
+            name = node.target.__name__[:-1]
+            node.target, inplace = getattr(F, name, None) or getattr(torch, name), True
+        if "inplace" in node.kwargs:
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+        if inplace and isinstance(node.args[0], fx.Node):
+            later = set(nodes[i + 1 :])
+            if any(user in later for alias in _aliases(node.args[0]) for user in alias.users):
+                raise NotImplementedError(
+                    f"peak back-propagation cannot pass {getattr(nodes[i].target, '__name__', nodes[i].target)} "
+                    f"({node.name}): it overwrites {node.args[0].name}, whose memory another tensor shares "
+                    "that is read later; use the out-of-place form in the model"
+                )
+            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+
+
+def _aliases(node: fx.Node) -> list[fx.Node]:
+    """The other nodes that may share this tensor's memory, as views of it or of what it is a view of."""
+
+    def is_view(n: fx.Node) -> bool:
+        return call_name(n) in VIEWS
+
+    root = node
+    while is_view(root):
+        root = root.args[0]
+    found = [root]
+    for n in found:
+        found += [user for user in n.users if is_view(user) and user not in found]
+    return [n for n in found if n is not node and not (is_view(n) and not n.users)]
