@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prm.accelerated import PeakBackprop, network, retrieval, rules, windows
-from prm.accelerated.networks.resnet import Bottleneck
+from prm.accelerated.networks.resnet50 import Bottleneck
 from prm.accelerated.networks.small import smallnet
 from prm.accelerated.peak_stimulation import pooled, pooled_backward
 
