@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
 

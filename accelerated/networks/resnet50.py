@@ -1,6 +1,6 @@
 """ResNet-50 (He et al. 2016) without torchvision, so that `prm bench` measures it on machines that have none.
 
-Parameter names, initial weights and class response maps are those of torchvision's, which is used wherever it is
+Parameter names, initial weights, operators and their order are those of torchvision's, which is used wherever it is
 installed; a test compares the two.
 """
 
@@ -20,10 +20,11 @@ class Bottleneck(nn.Module):
         self.relu, self.downsample = nn.ReLU(inplace=True), downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + identity)
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
 
 
 class ResNet50(nn.Module):
