@@ -55,6 +55,8 @@ class Checkpoint:
         try:
             model = network(self.network["name"], len(self.class_names), **self.network.get("options", {}))
             model.load_state_dict(self.state)
+        except InputError:
+            raise
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
             raise InputError(
                 f"checkpoint of {self.network}: weights and network do not fit ({reason(error)})"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prm.accelerated import PeakBackprop, network, retrieval
-from prm.accelerated.networks.resnet import Bottleneck
+from prm.accelerated.networks.resnet50 import Bottleneck
 from prm.accelerated.networks.small import smallnet
 from prm.accelerated.peak_backprop import operators as rules
 from prm.accelerated.peak_backprop import windows
@@ -64,8 +64,9 @@ WINDOWS = {
     "resnet50": (
         (2048, 14, 4, 6, -1, 1, True), (1024, 28, 20, 24, -2, 1, True), (1024, 28, 24, 24, 0, 1, False),
         (1024, 28, 24, 24, 0, 0, True), (1024, 28, 20, 20, -1, 0, False), (512, 56, 48, 56, -7, 1, True),
-        (512, 56, 56, 56, 0, 1, False), (512, 56, 56, 56, 0, 0, True), (256, 112, 112, 112, 0, 0, True),
-        (256, 112, 112, 112, 0, 1, False), (64, 112, 112, 112, 0, 0, True), (3, 448, 448, 448, 0, 1, False),
+        (512, 56, 48, 48, -1, 0, False), (512, 56, 56, 56, 0, 1, False), (512, 56, 56, 56, 0, 0, True),
+        (256, 112, 112, 112, 0, 0, True), (256, 112, 112, 112, 0, 1, False), (64, 112, 112, 112, 0, 0, True),
+        (3, 448, 448, 448, 0, 1, False),
     ),
     "vgg16": ((3, 448, 256, 256, 0, 1, False), (1, 448, 256, 448, -134, 0, False)),
 }  # fmt: skip

@@ -11,13 +11,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from PIL import Image
-from pycocotools import mask as coco
 from scipy import io, ndimage, sparse
 from skimage import measure
 
 from prm.eval.datasets import draw_scene
 from prm.eval.datasets.synthetic import Scene
+
+coco = pytest.importorskip("pycocotools.mask")
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from prm import InputError
 from prm.accelerated import PeakBackprop, peak_backprop, retrieval
-from prm.accelerated.networks import ResNet, smallnet
-from prm.accelerated.networks.resnet import Bottleneck
+from prm.accelerated.networks import smallnet
+from prm.accelerated.networks.resnet50 import ResNet50
 from prm.accelerated.retrieval import Proposals
 from prm.eval import bench, bench_report, competitors
 from prm.eval.cli import app
@@ -30,10 +30,9 @@ def plain_network():
 
 
 def residual_network():
-    """ResNet's own blocks, narrow and few: strides, additions with and without a convolution beside."""
-    net = ResNet(Bottleneck, (1, 1, 1, 1), 3)
-    for stage in (3, 4):
-        setattr(net, f"layer{stage}", nn.Identity())
+    """ResNet's own blocks, but few: strides, additions with a convolution beside."""
+    net = ResNet50(3)
+    net.layer1, net.layer2, net.layer3, net.layer4 = net.layer1[:1], net.layer2[:1], nn.Identity(), nn.Identity()
     net.fc = nn.Conv2d(512, 3, 1)
     return net
 

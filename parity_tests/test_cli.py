@@ -10,12 +10,13 @@ from urllib.parse import unquote
 
 import pytest
 import typer
-from pycocotools.coco import COCO
 
 import prm
 from prm.accelerated.checkpoint import load_checkpoint
 from prm.eval.cli import app
 from prm.eval.tuning.search import GRID
+
+COCO = pytest.importorskip("pycocotools.coco").COCO
 
 TINY = ["--network-options", '{"widths": [8, 8], "pools": 2, "depth": 1}', "--size", "64", "--batch-size", "4"]
 

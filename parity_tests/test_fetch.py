@@ -26,6 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("pooch")
 from prm import InputError
 from prm.eval.datasets.bbbc038 import BBBC038
 from prm.eval.datasets.fetch import ATTEMPTS, SOURCES, STAMP, Archive, download, fetch

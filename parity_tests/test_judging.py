@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("pycocotools")
 from pycocotools import mask as coco_mask
 
 from prm import InputError

@@ -16,13 +16,15 @@ from torch import nn
 from prm import InputError
 from prm.accelerated import PeakBackprop, fully_convolutional, network, peak_stimulation
 from prm.accelerated.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
-from prm.accelerated.networks import NETWORKS, PRETRAINED, ResNet, load_pretrained, resnet18, vgg16
-from prm.accelerated.networks.resnet import BasicBlock
+from prm.accelerated.networks import NETWORKS, PRETRAINED, load_pretrained, resnet18, vgg16
+from prm.accelerated.networks.resnet50 import ResNet50
 from prm.accelerated.networks.weights import checkpoint_page, load_features
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import randomise
 from prm.parity_tests.tolerances import NETWORK, as_array, assert_close
 from prm.reference.network import forward, walk
+
+vision = pytest.importorskip("torchvision.models")
 
 SIDE = 96  # VGG16 and ResNet-18 have maps of 3 x 3
 
@@ -89,6 +91,19 @@ def test_unknown_names_and_options():
     assert set(PRETRAINED) <= set(NETWORKS)
 
 
+def test_resnet50_without_torchvision_is_the_same_network():
+    torch.manual_seed(0)
+    mine = ResNet50(3)
+    torch.manual_seed(0)
+    theirs = network("resnet50", 3)
+    assert not isinstance(theirs, ResNet50)
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in mine.state_dict().items())
+    runs = [PeakBackprop(model.eval()).prepare(image()) for model in (mine, theirs)]
+    assert torch.equal(runs[0].maps, runs[1].maps)
+    assert torch.equal(*(run.prms(torch.tensor([[0, 1, 2, 0]])).prms for run in runs))
+
+
 # ---- weight files
 
 
@@ -131,7 +146,8 @@ def test_another_number_of_classes_keeps_the_fresh_classifier(resnet, tmp_path):
     left = load_pretrained(model, path)
     assert {name for name in left if not name.endswith("num_batches_tracked")} == {"fc.weight", "fc.bias"}
     assert torch.equal(model.fc.weight, fresh)
-    assert torch.equal(model.layer4[1].bn2.running_var, resnet.layer4[1].bn2.running_var)
+    name = "layer4.1.bn2.running_var"
+    assert torch.equal(model.state_dict()[name], resnet.state_dict()[name])
 
 
 def vgg_file(path, **changes):
@@ -156,13 +172,14 @@ def test_vgg_fully_connected_layers_become_convolutions(vgg_fc, tmp_path):
     assert left == ["classifier.6.weight", "classifier.6.bias"]
     # torch flattens (channel, row, column): entry 49 c + 7 i + j
     expected = torch.arange(25088.0).reshape(512, 7, 7)
-    weight = vgg_fc.classifier[0].weight
+    found = vgg_fc.state_dict()
+    weight = found["classifier.0.weight"]
     assert weight.shape == (4096, 512, 7, 7)
     assert torch.equal(weight[0], expected)
     assert torch.equal(weight[4095], expected)
-    assert torch.equal(vgg_fc.classifier[3].weight[17, :, 0, 0], torch.arange(4096.0))
-    assert (vgg_fc.classifier[0].bias == 0.25).all()
-    assert (vgg_fc.features[0].weight == 0.5).all()
+    assert torch.equal(found["classifier.3.weight"][17, :, 0, 0], torch.arange(4096.0))
+    assert (found["classifier.0.bias"] == 0.25).all()
+    assert (found["features.0.weight"] == 0.5).all()
 
 
 def test_vgg_with_a_convolutional_head_takes_the_features(tmp_path):
@@ -355,17 +372,9 @@ def overwritten(x):
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
-class Torchvision(ResNet):
-    """torchvision's ResNet: the same layers, with its pooling, flattening and linear layer."""
-
-    def __init__(self):
-        super().__init__(BasicBlock, (1, 1, 1, 1), 5)
-        self.avgpool, self.fc = nn.AdaptiveAvgPool2d((1, 1)), nn.Linear(512, 5)
-
-    def forward(self, x):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+def torchvision_resnet():
+    """torchvision's own, with its pooling, flattening and linear layer."""
+    return vision.ResNet(vision.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
 
 
 class VggLike(nn.Module):
@@ -401,7 +410,7 @@ ONE_POSITION = {
     "mean, kept axes": (lambda: Functional(lambda x: x.mean((2, 3), keepdim=True).flatten(1)), 1),
     "function and squeeze": (lambda: Functional(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)), 1),
     "function and reshape": (lambda: Functional(lambda x: F.adaptive_avg_pool2d(x, (1, 1)).reshape(x.shape[0], -1)), 1),
-    "torchvision's ResNet": (Torchvision, 32),
+    "torchvision's ResNet": (torchvision_resnet, 32),
     "two linear layers": (
         lambda: nn.Sequential(
             nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -490,7 +499,9 @@ def test_six_by_six_positions_keep_the_size(device):
     assert float(nearest) < 1e-9
 
 
-@pytest.mark.parametrize("build", [sequential, VggLike, Torchvision, lambda: Functional(lambda x: x.mean((2, 3)))])
+@pytest.mark.parametrize(
+    "build", [sequential, VggLike, torchvision_resnet, lambda: Functional(lambda x: x.mean((2, 3)))]
+)
 def test_the_result_is_walked_like_the_oracle_walks(build, device):
     model = fully_convolutional(randomise(build().double(), seed=2).to(device))
     images = pictures(40, device, 1)
@@ -505,7 +516,7 @@ def test_the_result_is_walked_like_the_oracle_walks(build, device):
         assert float(found.leaked[k]) == pytest.approx(expected.leaked, abs=1e-9)
 
 
-@pytest.mark.parametrize("build", [sequential, VggLike, Torchvision])
+@pytest.mark.parametrize("build", [sequential, VggLike, torchvision_resnet])
 @pytest.mark.parametrize("training", [False, True])
 def test_the_classifier_is_replaced_and_the_model_left_alone(build, training, device):
     model = randomise(build(), seed=2).train(training).to(device)

@@ -1,6 +1,7 @@
 """What is installed: every tracked file of the package is in the wheel, and its parts import only what they may."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -83,11 +84,39 @@ def test_imports_without_torch(module):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["prm.reference", "prm.accelerated", "prm.accelerated.training", "prm.eval.bench"])
-def test_imports_where_optional_libraries_are_missing(module):
-    # a machine with an accelerator may have none of them
-    hide = "import sys\nfor name in ('pycocotools', 'pooch', 'zennit'):\n    sys.modules[name] = None\n"
-    done = python(f"{hide}import {module}")
+MISSING = ("torchvision", "tifffile", "pycocotools", "pooch", "zennit")
+"""What a machine with an accelerator may lack: the oracle, the fast path, the tests and `prm bench` do without."""
+
+IMPORTS = """
+import importlib, pkgutil, pytest, sys, prm.accelerated, prm.accelerated.training, prm.parity_tests
+from prm.accelerated.networks.resnet50 import ResNet50
+assert sys.modules["torchvision"] is None
+for module in pkgutil.iter_modules(prm.parity_tests.__path__, "prm.parity_tests."):
+    try:
+        importlib.import_module(module.name)
+    except pytest.skip.Exception as reason:
+        print(module.name, reason)
+assert isinstance(prm.accelerated.network("resnet50", 2), ResNet50)
+with pytest.raises(prm.InputError, match="vgg16 needs torchvision"):
+    prm.accelerated.network("vgg16", 2)
+"""
+COMMAND = ("-m", "prm.eval.cli", "bench")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-c", IMPORTS), (*COMMAND, "--help"), (*COMMAND, "peaks", "--size", "1x2x8x8", "--rounds", "1")],
+    ids=["imports", "help", "peaks"],
+)
+def test_without_what_a_machine_with_an_accelerator_may_lack(arguments, tmp_path):
+    # Python runs sitecustomize in every process, those that the bench starts too.
+    hide = f"import sys\nsys.modules |= dict.fromkeys({MISSING})\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    path = os.pathsep.join([str(tmp_path), str(ROOT.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT.parent,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 

@@ -13,6 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+pytest.importorskip("pycocotools")
 from pycocotools import mask as coco_mask
 
 from prm import InputError

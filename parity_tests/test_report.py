@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("pycocotools")
 from prm import InputError
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval.cli.judging import report_command

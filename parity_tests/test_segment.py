@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("pycocotools")
 from prm import InputError
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint

@@ -1,16 +1,15 @@
 """Classifiers in fully convolutional form: images (N, 3, H, W) to class response maps (N, num_classes, h, w)."""
 
 from .convert import fully_convolutional
-from .resnet import ResNet, resnet18, resnet50
 from .small import SmallNet, smallnet
-from .vgg import VGG16, vgg16
+from .vision import resnet18, resnet50, vgg16
 from .weights import PRETRAINED, load_pretrained
 
 NETWORKS = {"smallnet": smallnet, "resnet18": resnet18, "resnet50": resnet50, "vgg16": vgg16}
 
 __all__ = [
-    "NETWORKS", "PRETRAINED", "VGG16", "ResNet", "SmallNet", "fully_convolutional", "load_pretrained", "network",
-    "resnet18", "resnet50", "smallnet", "vgg16",
+    "NETWORKS", "PRETRAINED", "SmallNet", "fully_convolutional", "load_pretrained", "network", "resnet18", "resnet50",
+    "smallnet", "vgg16",
 ]  # fmt: skip
 
 

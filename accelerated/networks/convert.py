@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -30,9 +29,12 @@ def fully_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.
     Raises ValueError, in one line, if torch.fx cannot trace the model, if no global pooling separates its output from
     its image, or if what comes after the pooling has no fully convolutional form.
     """
-    name = type(model).__name__
-    model = copy.deepcopy(model)
-    training = model.training
+    return made_convolutional(copy.deepcopy(model), num_classes)
+
+
+def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.Module:
+    """`fully_convolutional` of a model that nobody else uses: it is taken apart, and no weight is copied."""
+    name, training = type(model).__name__, model.training
     try:
         graph = Tracer().trace(model.eval())
     except Exception as error:
@@ -222,16 +224,13 @@ class _Head:
         channels, rest = divmod(linear.in_features, side**2)
         if rest:
             raise ValueError(f"{self.name}: {linear.in_features} features are not {side} x {side} positions")
-        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
-        padding = side // 2 if side % 2 else "same"
-        conv = nn.Conv2d(
-            channels, num_classes or linear.out_features, side, padding=padding, bias=linear.bias is not None, **like
-        )
-        if num_classes is None:
-            with torch.no_grad():
-                conv.weight.copy_(linear.weight.reshape(conv.weight.shape))
-                if linear.bias is not None:
-                    conv.bias.copy_(linear.bias)
+        padding, options = side // 2 if side % 2 else "same", {"bias": linear.bias is not None}
+        if num_classes is not None:
+            options |= {"dtype": linear.weight.dtype, "device": linear.weight.device}
+            return nn.Conv2d(channels, num_classes, side, padding=padding, **options)
+        conv = nn.Conv2d(channels, linear.out_features, side, padding=padding, device="meta", **options)
+        conv.weight = nn.Parameter(linear.weight.detach().reshape(conv.weight.shape), linear.weight.requires_grad)
+        conv.bias = linear.bias
         return conv
 
 
