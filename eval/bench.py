@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 
@@ -253,13 +254,10 @@ def _case(network, size, peaks, where, seed, device, checkpoint, image):
     _same_precision()
     shown = read_image(image)
     segmenter = Segmenter.from_checkpoint(load_checkpoint(checkpoint), device, max_peaks=peaks)
-    size = segmenter.input_size(*shown.shape[:2])
-    _, own, _ = segmenter.peaks(segmenter.prepare([shown], size).maps[0])
+    own = segmenter.find_peaks(segmenter.respond([shown])).peaks.cpu()
     if len(own) == 0:
         raise InputError(f"{image}: the network finds no peak to walk from")
-    images = segmenter._input(shown, size).to(device)
-    own = torch.cat([torch.zeros_like(own[:, :1]), own], dim=1).cpu()
-    return _load(checkpoint, device), segmenter.settings.upsample, images, own
+    return _load(checkpoint, device), segmenter.settings.upsample, segmenter.network_input(shown), own
 
 
 def _load(checkpoint: str, device: str):
@@ -383,11 +381,9 @@ def _compared(name, walker, tolerance, exact, images, peaks, model) -> dict:
     found = walker.prepare(images).prms(peaks)
     if name == "zennit":
         exact = PeakBackprop(model, signed=True).prepare(images).prms(peaks)
-    prms = getattr(found, "prms", found)
-    difference = (prms - exact.prms[: len(peaks)]).abs().sum(dim=(1, 2)).double()
-    bound = getattr(found, "bound", difference.new_zeros(()))
-    passed = bool((difference <= tolerance + bound).all())
-    note = {"bound": float(bound.max())} if bound.ndim and float(bound.max()) else {}
+    difference = (found.prms - exact.prms[: len(peaks)]).abs().sum(dim=(1, 2)).double()
+    passed = bool((difference <= tolerance + found.bound).all())
+    note = {"bound": most} if (most := float(found.bound.max())) else {}
     return {"passed": passed, "difference": float(difference.max()), "tolerance": tolerance, **note}
 
 
@@ -518,9 +514,12 @@ def _scene(index: int, size: int):
     return draw_scene(0, index, size).image
 
 
-def random_prms(number: int, height: int, width: int, seed: int = 0):
-    """PRMs (number, height, width), class response maps (20, 12, 16), classes (number,) and peaks (number, 2)."""
+def random_walk(number: int, height: int, width: int, seed: int = 0, device: str = "cpu"):
+    """What a walk from `number` peaks of 20 classes might have found in a picture of height x width: a `Walked`."""
+    import numpy as np
     import torch
+
+    from prm.accelerated.stages import Walked
 
     generator = torch.Generator().manual_seed(seed)
     row, column = (torch.arange(size).float() for size in (height, width))
@@ -529,45 +528,41 @@ def random_prms(number: int, height: int, width: int, seed: int = 0):
     far = ((row[:, None] - centre[0]) ** 2 + (column - centre[1]) ** 2) / spread**2
     prms = torch.exp(-far / 2) * torch.rand(number, height, width, generator=generator)
     maps = torch.randn(20, 12, 16, generator=generator)
-    classes = torch.randint(0, 20, (number,), generator=generator)
-    return prms / prms.sum(dim=(1, 2), keepdim=True), maps, classes, centre[:, :, 0, 0].T.long()
+    peaks = torch.cat([torch.randint(0, 20, (number, 1), generator=generator), centre[:, :, 0, 0].T.long()], dim=1)
+    one, none = torch.ones(number, device=device), torch.zeros(number, dtype=torch.float64, device=device)
+    return Walked(
+        (height, width), maps.to(device), torch.zeros(20, device=device), peaks.to(device), one, one,
+        np.zeros((number, 2)), (prms / prms.sum(dim=(1, 2), keepdim=True)).to(device), none, none,
+    )  # fmt: skip
 
 
-def _retrieve(proposals, prms, maps, classes, peaks, device) -> tuple[dict, tuple]:
-    """Ours: seconds by stage, and (scores, choice, kept)."""
-    from prm.accelerated import SegmentationSettings
-    from prm.accelerated.retrieval import background, best, nms, prepare, score, terms
+def _retrieve(proposals, walked, s, device):
+    """Ours: seconds by stage, Eq. 6 of every peak and proposal (P, K), and the choice."""
+    from prm.accelerated.retrieval import prepare, score
+    from prm.accelerated.segmenter import choose, fit
 
-    (H, W), s, seconds = prms.shape[1:], SegmentationSettings(), {}
+    seconds: dict[str, float] = {}
     with timed(seconds, "preparation", device):
-        ready = prepare(proposals, (H, W), s.contour)
+        ready = prepare(proposals, walked.size, s.contour, s.min_area, s.max_area)
     with timed(seconds, "scores", device):
-        own, of = classes.unique(return_inverse=True)
-        sums = terms(prms, ready, background(maps, own, (H, W), s.bias), of)
-        scores = score(sums, s.alpha, s.beta_area / (H * W))
+        fitted = fit(walked, proposals, s, ready)
     with timed(seconds, "choice", device):
-        choice = best(scores, ready.allowed)
-        value = scores.gather(1, choice[:, None])[:, 0]
-        kept, _ = nms(proposals.select(choice), value, classes, peaks, prms, s.nms)
-    return seconds, (scores, choice, kept, ready.allowed)
+        choice = choose(walked, fitted, s)
+    return seconds, score(fitted.sums, s.alpha, s.beta_area / (walked.size[0] * walked.size[1])), choice
 
 
-def _retrieve_dense(dense, proposals, allowed, prms, maps, classes, peaks, device) -> tuple[dict, tuple]:
-    """The competitor: `dense` is a DenseRetrieval, or None to make it, which is a stage then."""
-    from prm.accelerated import SegmentationSettings
-    from prm.accelerated.retrieval import best
-
+def _retrieve_dense(dense, proposals, walked, s, device):
+    """The competitor: `dense` is a DenseRetrieval, or None to make it, which is a stage then; answers as ours."""
     from .competitors import DenseRetrieval
 
-    (H, W), s, seconds = prms.shape[1:], SegmentationSettings(), {}
+    seconds: dict[str, float] = {}
     with timed(seconds, "preparation", device):
-        dense = dense or DenseRetrieval(proposals, s.contour)
+        dense = dense or DenseRetrieval(proposals, walked.size, s)
     with timed(seconds, "scores", device):
-        scores = dense.scores(prms, maps, classes, s.alpha, s.beta_area / (H * W), s.bias)
+        scores = dense.scores(walked, s)
     with timed(seconds, "choice", device):
-        choice = best(scores, allowed)
-        kept, _ = dense.suppress(choice, scores, classes, peaks, prms, s.nms)
-    return seconds, (scores, choice, kept)
+        choice = dense.choose(walked, scores, s)
+    return seconds, scores, choice
 
 
 def measure_retrieval(
@@ -581,26 +576,29 @@ def measure_retrieval(
 
     from .competitors import DenseRetrieval
 
-    masks = make_proposals(proposals, *size, image).to(device)
-    given = [t.to(device) for t in random_prms(peaks, *size, seed)]
-    run = lambda: _retrieve(masks, *given, device)  # noqa: E731
+    masks, s = make_proposals(proposals, *size, image).to(device), SegmentationSettings()
+    walked = random_walk(peaks, *size, seed, device)
+    run = lambda: _retrieve(masks, walked, s, device)  # noqa: E731
     run()  # loads the compiled loops, which are no working memory
     held = forget_highest(device)
-    _, (scores, choice, kept, allowed) = run()
+    _, scores, choice = run()
     most = highest(device)
-    dense = DenseRetrieval(masks, SegmentationSettings().contour)
+    dense = DenseRetrieval(masks, walked.size, s)
     variants = {
         "ours": run,
-        "dense": lambda: _retrieve_dense(dense, masks, allowed, *given, device),
-    } | ({"dense + making": lambda: _retrieve_dense(None, masks, allowed, *given, device)} if making else {})
-    _, (dense_scores, dense_choice, dense_kept) = variants["dense"]()
+        "dense": lambda: _retrieve_dense(dense, masks, walked, s, device),
+    } | ({"dense + making": lambda: _retrieve_dense(None, masks, walked, s, device)} if making else {})
+    _, dense_scores, dense_choice = variants["dense"]()
     difference = float((scores - dense_scores).abs().max())
-    passed = difference <= SCORES and torch.equal(choice, dense_choice) and torch.equal(kept.cpu(), dense_kept)
+    chosen = [(c.peaks.tolist(), c.proposals.tolist(), c.suppressed) for c in (choice, dense_choice)]
+    if chosen[0] == chosen[1]:  # the choice is by scores of its own
+        difference = max(difference, float((choice.scores - dense_choice.scores).abs().max()))
+    passed = difference <= SCORES and chosen[0] == chosen[1]
     row = {
         "proposals": proposals, "peaks": peaks, "size": list(size), "device": device, "rounds": rounds,
         "threads": torch.get_num_threads(), "runs_per_mask": round(len(masks.starts) / proposals, 1),
         "working_memory_mb": _mb(most - held), "dense_memory_mb": _mb(4 * dense.masks.numel() * 2),
-        "passed": passed, "difference": difference, "tolerance": SCORES, "kept": len(kept),
+        "passed": passed, "difference": difference, "tolerance": SCORES, "kept": len(choice.peaks),
     }  # fmt: skip
     return row | {"variants": _totals(interleave({k: lambda f=f: f()[0] for k, f in variants.items()}, rounds), passed)}
 
@@ -725,32 +723,24 @@ def measure_segment(
 
 def _published(segmenter, model, shown, masks, device):
     """Picture to masks as published implementations go about it: autograd a peak at a time, dense masks."""
-    import torch
-
-    from prm.accelerated.retrieval import best
-
     from .competitors import DenseRetrieval, autograd_walk
 
-    s, (H, W) = segmenter.settings, shown.shape[:2]
-    walker, size = autograd_walk(model, upsample=s.upsample), segmenter.input_size(H, W)
-    fractions = masks.areas().double() / (H * W)
-    allowed = ((fractions >= s.min_area) & (fractions < s.max_area)).to(device)
+    s, slow = segmenter.settings, copy(segmenter)
+    slow.backprop = autograd_walk(model, upsample=s.upsample)  # the same stages, another walk
 
     def run():
         seconds: dict[str, float] = {}
         with timed(seconds, "forward", device):
-            run = walker.prepare(segmenter._input(shown, size).to(device))
+            responses = slow.respond([shown])
         with timed(seconds, "peaks", device):
-            maps = run.responses[0].detach()
-            _, peaks, _ = segmenter.peaks(maps)
+            peaks = slow.find_peaks(responses)
         with timed(seconds, "walk", device):
-            prms = run.prms(torch.cat([torch.zeros_like(peaks[:, :1]), peaks], dim=1))
+            (walked,) = slow.walk(responses, peaks)
         with timed(seconds, "retrieval", device):
-            dense = DenseRetrieval(masks.to(device).resized(*size), s.contour)
-            scores = dense.scores(prms, maps, peaks[:, 0], s.alpha, s.beta_area / (size[0] * size[1]), s.bias)
-            choice = best(scores, allowed)
-            kept, _ = dense.suppress(choice, scores, peaks[:, 0], peaks[:, 1:], prms, s.nms)
-        return seconds, [(int(choice[k]), int(peaks[k, 0])) for k in kept]
+            dense = DenseRetrieval(masks.to(device), walked.prms.shape[1:], s)
+            choice = dense.choose(walked, dense.scores(walked, s), s)
+        labels = walked.peaks[choice.peaks, 0]
+        return seconds, list(zip(choice.proposals.tolist(), labels.tolist()))
 
     return run
 

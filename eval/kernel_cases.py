@@ -510,7 +510,7 @@ class RunSums(Case):
 
     def inputs(self, device) -> tuple:
         masks = _masks(self.masks, self.height, self.picture_width).to(device)
-        maps = bench.random_prms(self.maps, self.height, self.picture_width)[0].flatten(1)
+        maps = bench.random_walk(self.maps, self.height, self.picture_width).prms.flatten(1)
         return maps.to(device, self._dtype()), masks.starts, masks.ends, masks.offsets
 
     def run(self, *inputs):

@@ -11,10 +11,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prm import InputError
-from prm.accelerated import PeakBackprop, peak_backprop, retrieval
+from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop, segmenter
 from prm.accelerated.networks import ResNet, smallnet
 from prm.accelerated.networks.resnet import Bottleneck
 from prm.accelerated.retrieval import Proposals
+from prm.accelerated.segmenter import choose, fit
 from prm.eval import bench, bench_report, competitors
 from prm.eval.cli import app
 from prm.parity_tests.convert import to_reference
@@ -82,9 +83,9 @@ def test_autograd_is_the_oracle(net, layout, upsample):
     before = {name: value.clone() for name, value in net.state_dict().items()}
     run = competitors.autograd_walk(net, upsample, layout).prepare(image)
     with torch.no_grad():
-        torch.testing.assert_close(run.responses.detach(), net(image), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(run.maps, net(image), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(
-        run.prms(peaks).numpy(), oracle_prms(net, image, peaks, upsample=upsample), rtol=0, atol=1e-12
+        run.prms(peaks).prms.numpy(), oracle_prms(net, image, peaks, upsample=upsample), rtol=0, atol=1e-12
     )
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -94,7 +95,7 @@ def test_autograd_is_ours_in_float32(net):
     image, peaks = image_and_peaks(net.double())
     net, image = net.float(), image.float()
     ours = PeakBackprop(net).prepare(image).prms(peaks).prms
-    theirs = competitors.autograd_walk(net).prepare(image).prms(peaks)
+    theirs = competitors.autograd_walk(net).prepare(image).prms(peaks).prms
     assert float((ours - theirs).abs().sum(dim=(1, 2)).max()) <= bench.EXACT
 
 
@@ -117,7 +118,7 @@ def test_zennit_is_the_signed_walk_where_nothing_is_added():
     net = trained(plain_network()).double()
     image, peaks = image_and_peaks(net)
     assert not competitors.adds(net) and competitors.adds(residual_network())
-    found = competitors.zennit_walk(net).prepare(image).prms(peaks)
+    found = competitors.zennit_walk(net).prepare(image).prms(peaks).prms
     difference = np.abs(found.numpy() - oracle_prms(net, image, peaks, signed=True)).sum(axis=(1, 2))
     assert difference.max() <= bench.OTHER_Z
 
@@ -132,22 +133,20 @@ def test_without_zennit(monkeypatch):
 
 
 def test_dense_retrieval_is_the_oracle():
-    H, W, K, P = 21, 34, 70, 4
-    prms, maps, classes, peaks = bench.random_prms(P, H, W)
+    H, W, K = 21, 34, 70
+    walked, settings = bench.random_walk(4, H, W), SegmentationSettings()
     masks = torch.nn.functional.avg_pool2d(torch.rand(K, H, W), 7, 1, 3) > 0.5
     masks[3] = True
-    dense = competitors.DenseRetrieval(Proposals.from_masks(masks))
-    found = dense.scores(prms, maps, classes, 0.8, 2 / (H * W), 0.95)
-    Q = [eq.background(maps[c].numpy(), (H, W), 0.95) for c in classes.tolist()]
-    truth = [[eq.score(R.numpy(), S.numpy(), q, 0.8, 2 / (H * W)) for S in masks] for R, q in zip(prms, Q)]
+    proposals = Proposals.from_masks(masks)
+    dense = competitors.DenseRetrieval(proposals, (H, W), settings)
+    found = dense.scores(walked, settings)
+    Q = [eq.background(walked.maps[c].numpy(), (H, W), 0.95) for c in walked.peaks[:, 0].tolist()]
+    truth = [[eq.score(R.numpy(), S.numpy(), q, 0.8, 2 / (H * W)) for S in masks] for R, q in zip(walked.prms, Q)]
     np.testing.assert_allclose(found.numpy(), truth, rtol=0, atol=1e-6)
-    choice = retrieval.best(found, torch.ones(K, dtype=torch.bool))
-    kept, merged = dense.suppress(choice, found, classes, peaks, prms, 0.3)
-    own = Proposals.from_masks(masks).select(choice)
-    value = found.gather(1, choice[:, None])[:, 0]
-    expected = retrieval.nms(own, value, classes, peaks, prms, 0.3)
-    assert torch.equal(kept, expected[0])
-    torch.testing.assert_close(merged, expected[1])
+    theirs, ours = dense.choose(walked, found, settings), choose(walked, fit(walked, proposals, settings), settings)
+    assert not dense.allowed[3] and torch.equal(theirs.peaks, ours.peaks)
+    assert torch.equal(theirs.proposals, ours.proposals) and theirs.suppressed == ours.suppressed
+    torch.testing.assert_close(theirs.scores.double(), ours.scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "noise"])
@@ -212,8 +211,8 @@ def test_a_walk_that_is_not_the_oracles_has_none():
 
 
 def test_wrong_retrieval_has_none(monkeypatch):
-    right = retrieval.score
-    monkeypatch.setattr(retrieval, "score", lambda sums, alpha, beta: right(sums, alpha, 2 * beta))
+    right = segmenter.score
+    monkeypatch.setattr(segmenter, "score", lambda sums, alpha, beta: right(sums, alpha, 2 * beta))
     row = bench.measure_retrieval(12, 3, (60, 80), rounds=1) | {"malloc": "default"}
     assert not row["passed"] and not numbers_of(row)
     assert printed(bench_report.retrieval_table([row])).count(bench_report.WRONG) == 3
