@@ -15,10 +15,12 @@ pytest.importorskip("triton")
 from prm import InputError
 from prm.accelerated import PeakBackprop, network, peak_backprop, rules, windows
 from prm.accelerated.kernels import launching
-from prm.eval import kernel_bench, kernel_cases, kernel_report
+from prm.eval.bench.kernels import bench as kernel_bench
+from prm.eval.bench.kernels import cases as kernel_cases
+from prm.eval.bench.kernels import report as kernel_report
+from prm.eval.bench.kernels.cases import Case, Work, cases
+from prm.eval.bench.kernels.table import TARGETS
 from prm.eval.cli import app
-from prm.eval.kernel_cases import Case, Work, cases
-from prm.eval.kernel_table import TARGETS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -83,10 +83,17 @@ def test_imports_without_torch(module):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["prm.reference", "prm.accelerated", "prm.accelerated.training", "prm.eval.bench"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "prm.reference", "prm.accelerated", "prm.accelerated.training", "prm.eval.bench.__main__",
+        "prm.eval.bench.kernels.cases",
+    ],
+)  # fmt: skip
 def test_imports_where_optional_libraries_are_missing(module):
     # a machine with an accelerator may have none of them
-    hide = "import sys\nfor name in ('pycocotools', 'pooch', 'zennit'):\n    sys.modules[name] = None\n"
+    missing = "'torchvision', 'pycocotools', 'pooch', 'zennit', 'tifffile'"
+    hide = f"import sys\nfor name in ({missing}):\n    sys.modules[name] = None\n"
     done = python(f"{hide}import {module}")
     assert done.returncode == 0, done.stderr
 

@@ -19,8 +19,8 @@ from prm.accelerated.networks.resnet import Bottleneck
 from prm.accelerated.networks.small import smallnet
 from prm.accelerated.peak_stimulation import pooled, pooled_backward
 
-from . import bench
-from .competitors import autograd_walk
+from ..competitors import autograd_walk
+from ..inputs import make_proposals, picture, random_peaks, random_walk
 
 PEAKS = (1, 8, 32, 128)
 FLOATS = ("float32", "float64", "bfloat16", "float16")
@@ -459,9 +459,9 @@ class Walk(Case):
 
     def inputs(self, device) -> tuple:
         model = _model(self.network).to(device)
-        images = bench.picture(self.height, self.width).to(device)
+        images = picture(self.height, self.width).to(device)
         with torch.no_grad():
-            peaks = bench.random_peaks(model(images).shape, self.peaks)
+            peaks = random_peaks(model(images).shape, self.peaks)
         return PeakBackprop(model, precision=self.precision), images, peaks, model
 
     def run(self, walk, images, peaks, model):
@@ -510,7 +510,7 @@ class RunSums(Case):
 
     def inputs(self, device) -> tuple:
         masks = _masks(self.masks, self.height, self.picture_width).to(device)
-        maps = bench.random_walk(self.maps, self.height, self.picture_width).prms.flatten(1)
+        maps = random_walk(self.maps, self.height, self.picture_width).prms.flatten(1)
         return maps.to(device, self._dtype()), masks.starts, masks.ends, masks.offsets
 
     def run(self, *inputs):
@@ -531,7 +531,7 @@ class RunSums(Case):
 
 @cache
 def _masks(number: int, height: int, width: int) -> retrieval.Proposals:
-    return bench.make_proposals(number, height, width)
+    return make_proposals(number, height, width)
 
 
 @dataclass(frozen=True)
