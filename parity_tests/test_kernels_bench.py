@@ -18,7 +18,8 @@ from prm.accelerated.kernels import launching
 from prm.eval.bench.kernels import bench as kernel_bench
 from prm.eval.bench.kernels import cases as kernel_cases
 from prm.eval.bench.kernels import report as kernel_report
-from prm.eval.bench.kernels.cases import Case, Work, cases
+from prm.eval.bench.kernels.case import Case, Work
+from prm.eval.bench.kernels.cases import cases
 from prm.eval.bench.kernels.table import TARGETS
 from prm.eval.cli import app
 
