@@ -27,7 +27,7 @@ from .checkpoint import Checkpoint
 from .inputs import to_input
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
-from .retrieval import Proposals, background, best, merged, prepare, score, suppression, terms
+from .retrieval import Prepared, Proposals, background, best, merged, prepare, score, suppression, terms
 from .stages import Answer, Choice, Fit, Instance, Peaks, Responses, Segmentation, Walked
 
 MIN_SIDE = 32  # least rows and columns of the network's input
@@ -217,14 +217,20 @@ def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
     return passes
 
 
-def fit(walked: Walked, proposals: Proposals, settings: SegmentationSettings) -> Fit:
-    """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights."""
+def fit(
+    walked: Walked, proposals: Proposals, settings: SegmentationSettings, ready: Prepared | None = None
+) -> Fit:  # fmt: skip
+    """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights.
+
+    ready: what `retrieval.prepare` makes of the proposals for the settings and the maps' size; None: made here.
+    """
     s, size = settings, (walked.prms.shape[1], walked.prms.shape[2])
     if not len(walked.peaks):  # nothing to fit: no contour is drawn
         none = torch.zeros(len(proposals), dtype=torch.bool, device=walked.prms.device)
         sums = walked.prms.new_zeros(0, len(proposals), 3, dtype=torch.float64)
         return Fit(proposals, proposals, none, sums, walked.maps[:0], walked.peaks[:, 0])
-    ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
+    if ready is None:
+        ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
     classes, of = walked.peaks[:, 0].unique(return_inverse=True)
     sums = terms(walked.prms, ready, background(walked.maps, classes, size, s.bias), of)
     return Fit(proposals, ready.masks, ready.allowed, sums, walked.maps[classes], of)

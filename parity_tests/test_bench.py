@@ -11,11 +11,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from prm import InputError
-from prm.accelerated import PeakBackprop, peak_backprop, retrieval
+from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop, segmenter
 from prm.accelerated.networks import smallnet
 from prm.accelerated.networks.resnet50 import ResNet50
 from prm.accelerated.retrieval import Proposals
-from prm.eval import bench, bench_report, competitors
+from prm.accelerated.segmenter import choose, fit
+from prm.eval.bench import STAGES, clock, competitors, inputs, report, retrieval, walk
+from prm.eval.bench import peaks as bench_peaks
 from prm.eval.cli import app
 from prm.parity_tests.convert import to_reference
 from prm.reference import network as oracle
@@ -58,11 +60,11 @@ def net(request):
 
 
 def image_and_peaks(net, upsample=1, seed=0):
-    image = bench.picture(40, 56, seed).double()
+    image = inputs.picture(40, 56, seed).double()
     with torch.no_grad():
         maps = net(image)
     shape = [*maps.shape[:2], *(upsample * side for side in maps.shape[2:])]
-    return image, bench.random_peaks(shape, 4, seed=seed)
+    return image, inputs.random_peaks(shape, 4, seed=seed)
 
 
 def oracle_prms(net, image, peaks, **options):
@@ -81,9 +83,9 @@ def test_autograd_is_the_oracle(net, layout, upsample):
     before = {name: value.clone() for name, value in net.state_dict().items()}
     run = competitors.autograd_walk(net, upsample, layout).prepare(image)
     with torch.no_grad():
-        torch.testing.assert_close(run.responses.detach(), net(image), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(run.maps, net(image), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(
-        run.prms(peaks).numpy(), oracle_prms(net, image, peaks, upsample=upsample), rtol=0, atol=1e-12
+        run.prms(peaks).prms.numpy(), oracle_prms(net, image, peaks, upsample=upsample), rtol=0, atol=1e-12
     )
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -93,8 +95,8 @@ def test_autograd_is_ours_in_float32(net):
     image, peaks = image_and_peaks(net.double())
     net, image = net.float(), image.float()
     ours = PeakBackprop(net).prepare(image).prms(peaks).prms
-    theirs = competitors.autograd_walk(net).prepare(image).prms(peaks)
-    assert float((ours - theirs).abs().sum(dim=(1, 2)).max()) <= bench.EXACT
+    theirs = competitors.autograd_walk(net).prepare(image).prms(peaks).prms
+    assert float((ours - theirs).abs().sum(dim=(1, 2)).max()) <= walk.EXACT
 
 
 def test_folded(net):
@@ -116,9 +118,9 @@ def test_zennit_is_the_signed_walk_where_nothing_is_added():
     net = trained(plain_network()).double()
     image, peaks = image_and_peaks(net)
     assert not competitors.adds(net) and competitors.adds(residual_network())
-    found = competitors.zennit_walk(net).prepare(image).prms(peaks)
+    found = competitors.zennit_walk(net).prepare(image).prms(peaks).prms
     difference = np.abs(found.numpy() - oracle_prms(net, image, peaks, signed=True)).sum(axis=(1, 2))
-    assert difference.max() <= bench.OTHER_Z
+    assert difference.max() <= walk.OTHER_Z
 
 
 def test_without_zennit(monkeypatch):
@@ -131,22 +133,20 @@ def test_without_zennit(monkeypatch):
 
 
 def test_dense_retrieval_is_the_oracle():
-    H, W, K, P = 21, 34, 70, 4
-    prms, maps, classes, peaks = bench.random_prms(P, H, W)
+    H, W, K = 21, 34, 70
+    walked, settings = inputs.random_walk(4, H, W), SegmentationSettings()
     masks = torch.nn.functional.avg_pool2d(torch.rand(K, H, W), 7, 1, 3) > 0.5
     masks[3] = True
-    dense = competitors.DenseRetrieval(Proposals.from_masks(masks))
-    found = dense.scores(prms, maps, classes, 0.8, 2 / (H * W), 0.95)
-    Q = [eq.background(maps[c].numpy(), (H, W), 0.95) for c in classes.tolist()]
-    truth = [[eq.score(R.numpy(), S.numpy(), q, 0.8, 2 / (H * W)) for S in masks] for R, q in zip(prms, Q)]
+    proposals = Proposals.from_masks(masks)
+    dense = competitors.DenseRetrieval(proposals, (H, W), settings)
+    found = dense.scores(walked, settings)
+    Q = [eq.background(walked.maps[c].numpy(), (H, W), 0.95) for c in walked.peaks[:, 0].tolist()]
+    truth = [[eq.score(R.numpy(), S.numpy(), q, 0.8, 2 / (H * W)) for S in masks] for R, q in zip(walked.prms, Q)]
     np.testing.assert_allclose(found.numpy(), truth, rtol=0, atol=1e-6)
-    choice = retrieval.best(found, torch.ones(K, dtype=torch.bool))
-    kept, merged = dense.suppress(choice, found, classes, peaks, prms, 0.3)
-    own = Proposals.from_masks(masks).select(choice)
-    value = found.gather(1, choice[:, None])[:, 0]
-    expected = retrieval.nms(own, value, classes, peaks, prms, 0.3)
-    assert torch.equal(kept, expected[0])
-    torch.testing.assert_close(merged, expected[1])
+    theirs, ours = dense.choose(walked, found, settings), choose(walked, fit(walked, proposals, settings), settings)
+    assert not dense.allowed[3] and torch.equal(theirs.peaks, ours.peaks)
+    assert torch.equal(theirs.proposals, ours.proposals) and theirs.suppressed == ours.suppressed
+    torch.testing.assert_close(theirs.scores.double(), ours.scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "noise"])
@@ -173,7 +173,7 @@ def numbers_of(row):
 
 def walk_row(**options):
     arguments = {"network": "smallnet", "size": (48, 64), "peaks": 3, "rounds": 2} | options
-    return bench.measure_walk(**arguments) | {"malloc": "default"}
+    return walk.measure_walk(**arguments) | {"malloc": "default"}
 
 
 def test_a_right_walk_has_a_speed():
@@ -201,29 +201,29 @@ def test_a_wrong_walk_has_none(monkeypatch):
     monkeypatch.setattr(peak_backprop.PreparedWalk, "prms", wrong)
     row = walk_row(competitors=("autograd",))
     assert [one["passed"] for one in row["variants"]] == [False, False] and not numbers_of(row)
-    text = printed(bench_report.walk_tables([row])[0])
-    assert text.count(bench_report.WRONG) == 2 and not bench_report.growth([row])
+    text = printed(report.walk_tables([row])[0])
+    assert text.count(report.WRONG) == 2 and not report.growth([row])
 
 
 def test_a_walk_that_is_not_the_oracles_has_none():
-    row = bench.withheld(walk_row(competitors=("autograd",)))
-    assert not numbers_of(row) and printed(*bench_report.walk_tables([row])).count(bench_report.WRONG) == 3
+    row = walk.withheld(walk_row(competitors=("autograd",)))
+    assert not numbers_of(row) and printed(*report.walk_tables([row])).count(report.WRONG) == 3
 
 
 def test_wrong_retrieval_has_none(monkeypatch):
-    right = retrieval.score
-    monkeypatch.setattr(retrieval, "score", lambda sums, alpha, beta: right(sums, alpha, 2 * beta))
-    row = bench.measure_retrieval(12, 3, (60, 80), rounds=1) | {"malloc": "default"}
+    right = segmenter.score
+    monkeypatch.setattr(segmenter, "score", lambda sums, alpha, beta: right(sums, alpha, 2 * beta))
+    row = retrieval.measure_retrieval(12, 3, (60, 80), rounds=1) | {"malloc": "default"}
     assert not row["passed"] and not numbers_of(row)
-    assert printed(bench_report.retrieval_table([row])).count(bench_report.WRONG) == 3
+    assert printed(report.retrieval_table([row])).count(report.WRONG) == 3
 
 
 def test_wrong_peaks_have_none(monkeypatch):
     right = competitors.pooled_peaks
-    monkeypatch.setattr(competitors, "pooled_peaks", lambda maps: (lambda s, p: (s, p[1:]))(*right(maps)))
-    row = bench.measure_peaks((2, 3, 14, 14), rounds=1) | {"malloc": "default"}
+    monkeypatch.setattr(bench_peaks, "pooled_peaks", lambda maps: (lambda s, p: (s, p[1:]))(*right(maps)))
+    row = bench_peaks.measure_peaks((2, 3, 14, 14), rounds=1) | {"malloc": "default"}
     assert not row["passed"] and not numbers_of(row)
-    assert printed(bench_report.peaks_table([row])).count(bench_report.WRONG) == 2
+    assert printed(report.peaks_table([row])).count(report.WRONG) == 2
 
 
 def printed(*tables):
@@ -238,9 +238,9 @@ def printed(*tables):
 def test_rounds_run_every_variant_in_turn():
     order = []
     variants = {name: lambda name=name: order.append(name) or {"stage": float(len(order))} for name in "abc"}
-    found = bench.interleave(variants, 3)
+    found = clock.interleave(variants, 3)
     assert "".join(order) == "abcbcacab" and [r["stage"] for r in found["a"]] == [1, 6, 8]
-    assert bench.ratios([4, 9, 2], [2, 3, 2]) == {"median": 2, "min": 1, "max": 3, "rounds": [2, 3, 1]}
+    assert clock.ratios([4, 9, 2], [2, 3, 2]) == {"median": 2, "min": 1, "max": 3, "rounds": [2, 3, 1]}
 
 
 # ---- the commands
@@ -291,7 +291,7 @@ def test_segment_command(tmp_path):
         tmp_path=tmp_path,
     )  # fmt: skip
     assert rows[0]["passed"] and [one["name"] for one in rows[0]["variants"]] == ["ours", "published"]
-    assert set(rows[0]["seconds"]) == set(bench.STAGES) and "published" in out
+    assert set(rows[0]["seconds"]) == set(STAGES) and "published" in out
 
 
 def refused(*arguments):

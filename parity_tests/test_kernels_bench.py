@@ -16,10 +16,13 @@ from prm import InputError
 from prm.accelerated import PeakBackprop, network
 from prm.accelerated.kernels import launching
 from prm.accelerated.peak_backprop import shared
-from prm.eval import kernel_bench, kernel_cases, kernel_report
+from prm.eval.bench.kernels import bench as kernel_bench
+from prm.eval.bench.kernels import cases as kernel_cases
+from prm.eval.bench.kernels import report as kernel_report
+from prm.eval.bench.kernels.case import Case, Work
+from prm.eval.bench.kernels.cases import cases
+from prm.eval.bench.kernels.table import TARGETS
 from prm.eval.cli import app
-from prm.eval.kernel_cases import Case, Work, cases
-from prm.eval.kernel_table import TARGETS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -12,8 +12,8 @@ from triton.runtime.jit import KernelInterface
 from prm import InputError
 from prm.accelerated import kernels
 from prm.accelerated.kernels import launching, peak_backprop, peak_stimulation, retrieval
-from prm.eval.kernel_cases import PRECISIONS
-from prm.eval.kernel_table import NOT_SUPPORTED, TARGETS, compile_table, spills
+from prm.eval.bench.kernels.cases import PRECISIONS
+from prm.eval.bench.kernels.table import NOT_SUPPORTED, TARGETS, compile_table, spills
 
 SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx90a": 64, "gfx942": 64, "gfx1100": 64}  # KiB of a program
 

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from prm import InputError
 
+from ..bench import COMPETITORS, NETWORKS, PEAK_SIZES, STAGES
+from ..bench.process import MALLOC, machine, measure
 from .shared import (
     Device,
     Json,
@@ -79,44 +81,45 @@ def bench_walk(
     """Peak back-propagation: time per peak beside its competitors, forward and preparation beside a plain forward pass,
     and memory. Answers are compared first, with the oracle (at 64 x 64) and with each other: a wrong one has no speed.
     """  # fmt: skip
-    from prm.parity_tests.convert import to_reference
-
-    from .. import bench, bench_report
-    from ..competitors import zennit_parts
-
     started = time.perf_counter()
     if (checkpoint is None) != (not image) or (image and size):
         raise InputError("--checkpoint and --image go together, and without --size: the pictures have theirs")
     pictures = [{"size": _height_width(text)} for text in size or ["448"]]
     if image:
         pictures = [{"size": None, "image": str(file)} for file in image]
-    check_one_of("--network", [network], NETWORK_NAMES)
-    check_one_of("--competitor", competitor or [], bench.COMPETITORS)
+    check_one_of("--network", [network], NETWORKS)
+    check_one_of("--competitor", competitor or [], COMPETITORS)
     check_one_of("--where", [where], ("random", "corner", "centre"))
     for value in epsilon or []:
         check_finite(epsilon=value)
+    _bench_outputs(device, json_file, plot)
+
+    from prm.parity_tests.convert import to_reference
+
+    from ..bench import report, walk
+    from ..bench.competitors import zennit_parts
+
     if "zennit" in (competitor or []):
         zennit_parts()
-    _bench_outputs(device, json_file, plot)
     common = {"network": network, "where": where, "seed": seed, "device": device, "checkpoint": str(checkpoint or "")}
     versus = {"competitors": competitor or [], "epsilons": epsilon or [], "rounds": rounds,
               "competitor_peaks": competitor_peaks}  # fmt: skip
     with console.status("comparing with the oracle"):
-        difference = bench.oracle_difference(network, to_reference, device=device, checkpoint=common["checkpoint"])
-    out_console.print(f"L1 to the oracle at 64 x 64: {difference:.1e} (at most {bench.ORACLE:.0e})")
+        difference = walk.oracle_difference(network, to_reference, device=device, checkpoint=common["checkpoint"])
+    out_console.print(f"L1 to the oracle at 64 x 64: {difference:.1e} (at most {walk.ORACLE:.0e})")
     rows = []
-    for name, one, number in _bench_cases(bench, malloc, pictures, peaks or [10]):
+    for name, one, number in _bench_cases(malloc, pictures, peaks or [10]):
         case = common | one | {"peaks": number}
-        row = bench.measure("walk", case | versus, name, threads) | {"oracle_difference": difference}
-        row |= bench.measure("walk-memory", case, name, threads)
-        rows.append(row if difference <= bench.ORACLE else bench.withheld(row))
+        row = measure("walk", case | versus, name, threads) | {"oracle_difference": difference}
+        row |= measure("walk-memory", case, name, threads)
+        rows.append(row if difference <= walk.ORACLE else walk.withheld(row))
     _bench_done(json_file, started, device, {"walk": common | versus, "rows": rows}, rows)
-    for table in bench_report.walk_tables(rows):
+    for table in report.walk_tables(rows):
         print_table(table)
-    for line in bench_report.growth(rows):
+    for line in report.growth(rows):
         out_console.print(line)
     if plot is not None:
-        bench_report.plot_walk(rows, plot)
+        report.plot_walk(rows, plot)
 
 
 @app.command("retrieval")
@@ -132,19 +135,20 @@ def bench_retrieval(
     """Scoring of proposals (Eq. 6) and suppression, from run-length encoded masks, beside products of dense masks that
     lie in memory already. Scores, choices and kept instances are compared first.
     """  # fmt: skip
-    from .. import bench, bench_report
-
     started, side = time.perf_counter(), _height_width(size)
     _bench_outputs(device, json_file, plot)
+
+    from ..bench import report
+
     common = {"size": side, "image": str(image or ""), "rounds": rounds, "seed": seed, "making": making,
               "device": device}  # fmt: skip
     rows = []
-    for name, number, found in _bench_cases(bench, malloc, proposals or [200, 2000], peaks or [30]):
-        rows.append(bench.measure("retrieval", common | {"proposals": number, "peaks": found}, name, threads))
+    for name, number, found in _bench_cases(malloc, proposals or [200, 2000], peaks or [30]):
+        rows.append(measure("retrieval", common | {"proposals": number, "peaks": found}, name, threads))
     _bench_done(json_file, started, device, {"retrieval": common, "rows": rows}, rows)
-    print_table(bench_report.retrieval_table(rows))
+    print_table(report.retrieval_table(rows))
     if plot is not None:
-        bench_report.plot_retrieval(rows, plot)
+        report.plot_retrieval(rows, plot)
 
 
 @app.command("peaks")
@@ -159,17 +163,18 @@ def bench_peaks(
     json_file: Json = None,
 ) -> None:  # fmt: skip
     """Peak stimulation (Eqs. 1-3), forward and backward, beside the usual max pooling. The peak lists must be equal."""
-    from .. import bench, bench_report
-
-    started, sizes = time.perf_counter(), [_numbers(text, 4, "--size") for text in size or bench.PEAK_SIZES]
+    started, sizes = time.perf_counter(), [_numbers(text, 4, "--size") for text in size or PEAK_SIZES]
     check_one_of("--kind", kind or [], ("smooth", "noise"))
     _bench_outputs(device, json_file)
+
+    from ..bench import report
+
     common = {"rounds": rounds, "seed": seed, "device": device}
     rows = []
-    for name, shape, of in _bench_cases(bench, malloc, sizes, kind or ["smooth", "noise"]):
-        rows.append(bench.measure("peaks", common | {"size": shape, "kind": of}, name, threads))
+    for name, shape, of in _bench_cases(malloc, sizes, kind or ["smooth", "noise"]):
+        rows.append(measure("peaks", common | {"size": shape, "kind": of}, name, threads))
     _bench_done(json_file, started, device, {"peaks": common, "rows": rows}, rows)
-    print_table(bench_report.peaks_table(rows))
+    print_table(report.peaks_table(rows))
 
 
 @app.command("segment")
@@ -188,18 +193,19 @@ def bench_segment(
     json_file: Json = None,
 ) -> None:  # fmt: skip
     """Time of `prm segment` by stage, and its peak memory, for one picture: medians of several runs."""
-    from .. import bench, bench_report
-
     started = time.perf_counter()
-    check_one_of("--network", [network], NETWORK_NAMES)
+    check_one_of("--network", [network], NETWORKS)
     _bench_outputs(device, json_file)
+
+    from ..bench import report
+
     common = {"network": network, "size": size, "image": str(image or ""), "limit": limit, "rounds": rounds,
               "competitor": competitor, "device": device}  # fmt: skip
     rows = []
-    for name, number in _bench_cases(bench, malloc, peaks or [10, 30]):
-        rows.append(bench.measure("segment", common | {"peaks": number}, name, threads))
+    for name, number in _bench_cases(malloc, peaks or [10, 30]):
+        rows.append(measure("segment", common | {"peaks": number}, name, threads))
     _bench_done(json_file, started, device, {"segment": common, "rows": rows}, rows)
-    print_table(bench_report.segment_table(rows, bench.STAGES))
+    print_table(report.segment_table(rows, STAGES))
 
 
 @app.command("kernels")
@@ -232,29 +238,32 @@ def bench_kernels(
     """GPU kernels beside torch's own code, torch.compile and what the card can do at best. Answers are compared first:
     a kernel whose answer is wrong has no speed.
     """
-    from .. import kernel_bench, kernel_report
+    from ..bench.kernels import report
 
     if readme:
-        typer.echo(kernel_report.readme_block())
+        typer.echo(report.readme_block())
         return
     started = time.perf_counter()
     _check_kernels(device if not (compile_only or dry_run) else None, compile_only and dry_run, json_file)
+
+    from ..bench.kernels import bench
+
     if compile_only:
-        from ..kernel_table import TARGETS, compile_table, kernel_names, spills
+        from ..bench.kernels.table import TARGETS, compile_table, kernel_names, spills
 
         with console.status("compiling"):
             rows = compile_table(target or tuple(TARGETS), kernel_names(only))
-        _kernels_done(json_file, started, {"rows": rows}, kernel_report.compiled_table(rows), spills(rows))
+        _kernels_done(json_file, started, {"rows": rows}, report.compiled_table(rows), spills(rows))
     elif dry_run:
         with console.status("interpreting"):
-            rows = kernel_bench.dry_run(only)
-        _kernels_done(json_file, started, {"rows": rows}, kernel_report.dry_table(rows), kernel_bench.failures(rows))
+            rows = bench.dry_run(only)
+        _kernels_done(json_file, started, {"rows": rows}, report.dry_table(rows), bench.failures(rows))
     else:
         with console.status("measuring") as status:
-            found = kernel_bench.measure(only, device, rounds, record, lambda name: status.update(f"measuring {name}"))
+            found = bench.measure(only, device, rounds, record, lambda name: status.update(f"measuring {name}"))
         if record:
-            kernel_bench.write_choices(found["machine"]["gpu"], found["choices"])
-        table, wrong = kernel_report.bench_table(found["rows"]), kernel_bench.failures(found["rows"])
+            bench.write_choices(found["machine"]["gpu"], found["choices"])
+        table, wrong = report.bench_table(found["rows"]), bench.failures(found["rows"])
         _kernels_done(json_file, started, found, table, wrong)
 
 
@@ -289,12 +298,9 @@ def _kernels_done(json_file: Path | None, started: float, figures: dict, table: 
         raise typer.Exit(1)
 
 
-NETWORK_NAMES = ("smallnet", "resnet18", "resnet50", "vgg16")
-
-
-def _bench_cases(bench, malloc: str, *options):
+def _bench_cases(malloc: str, *options):
     """(allocator, *one of each option) for every combination, with a word on standard error of what is running."""
-    check_one_of("--malloc", [malloc], (*bench.MALLOC, "both"))
+    check_one_of("--malloc", [malloc], (*MALLOC, "both"))
     for name in ("default", "tuned") if malloc == "both" else (malloc,):
         for case in itertools.product(*options):
             with console.status(f"measuring {case}, malloc {name}"):
@@ -311,9 +317,7 @@ def _bench_outputs(device: str, *files: Path | None) -> None:
 
 def _bench_done(json_file: Path | None, started: float, device: str, figures: dict, rows: list[dict]) -> None:
     """What the figures depend on, printed and with them in the file."""
-    from .. import bench
-
-    found = bench.machine(device)
+    found = machine(device)
     figures = {"machine": found, **figures}
     write_figures(json_file, figures | {"threads": rows[0]["threads"]}, started)
     names = ("cpu", "cores", "memory_gb", "gpu", "python", "torch", "numpy", "numba", "onednn", "instructions", "date")

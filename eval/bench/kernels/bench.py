@@ -18,7 +18,8 @@ from functools import partial
 from prm import InputError
 from prm.files import atomic_write, reason
 
-from .bench import interleave, machine, ratios, summary
+from ..clock import interleave, ratios, summary
+from ..process import machine
 
 PROCESSES = 2
 FLUSH = 1 << 30  # bytes written between two measurements: more than any cache holds
@@ -28,7 +29,7 @@ SIDE = 8192  # side of the matrices multiplied, to see what the card can do
 
 def wanted(only: str = "") -> list:
     """The cases whose name holds the text. Raises InputError if none does."""
-    from .kernel_cases import cases
+    from .cases import cases
 
     found = [case for case in cases() if only in case.name]
     if not found:
@@ -96,7 +97,7 @@ def dry_run(only: str = "") -> list[dict]:
     names = [case.name for case in wanted(only)]
     environment = {key: value for key, value in os.environ.items() if key != "PRM_KERNELS"}
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "prm.eval.kernel_bench", only]
+    command = [sys.executable, "-m", "prm.eval.bench.kernels.bench", only]
     started = [
         subprocess.Popen([*command, str(part)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                          env=environment)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import operator
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -18,8 +19,11 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prm import InputError
+from prm.accelerated.peak_backprop import PeakResponseMaps
 from prm.accelerated.peak_stimulation import enlarge
-from prm.accelerated.retrieval import Proposals, background, score, suppression
+from prm.accelerated.retrieval import Proposals, background, best, score, suppression
+from prm.accelerated.stages import Choice, Walked
+from prm.settings import SegmentationSettings
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, as in the fast path
 AS_THEY_ARE = (nn.MaxPool2d, nn.Dropout, nn.Identity)  # their gradient is what Eqs. 4-5 ask for
@@ -58,28 +62,31 @@ class GradientWalk:
         self.network = network.to(memory_format=memory_format)
         self.upsample, self.memory_format = upsample, memory_format
 
-    def prepare(self, images: Tensor) -> GradientRun:
+    @torch.enable_grad()
+    def prepare(self, images: Tensor, numbers: Sequence[int] | None = None) -> GradientRun:
         images = images.detach().clone(memory_format=self.memory_format).requires_grad_()
-        responses = self.network(images)
-        return GradientRun(images, responses, enlarge(responses, self.upsample))
+        maps = self.network(images)
+        return GradientRun(images, maps.detach(), enlarge(maps, self.upsample))
 
 
 class GradientRun:
-    """The stored forward pass of a GradientWalk: class response maps `responses` (N, C, h, w), enlarged as `maps`."""
+    """The stored forward pass of a GradientWalk: class response maps `maps` (N, C, h, w), and enlarged, with graph."""
 
-    def __init__(self, images: Tensor, responses: Tensor, maps: Tensor):
-        self.images, self.responses, self.maps = images, responses, maps
+    def __init__(self, images: Tensor, maps: Tensor, enlarged: Tensor):
+        self.images, self.maps, self.enlarged = images, maps, enlarged
 
-    def prms(self, peaks: Tensor) -> Tensor:
-        """(K, H, W) of peaks (K, 4), rows (image, class, row, column)."""
-        out = []
-        for n, c, row, column in peaks.tolist():
-            start = torch.zeros_like(self.maps)
+    def prms(self, peaks: Tensor) -> PeakResponseMaps:
+        """Of peaks (K, 4), rows (image, class, row, column) on the enlarged maps; what leaks is not counted."""
+        none = torch.zeros(len(peaks), dtype=torch.float64, device=self.maps.device)
+        out = self.images.new_empty(len(peaks), *self.images.shape[2:])
+        for prm, (n, c, row, column) in zip(out, peaks.tolist()):
+            start = torch.zeros_like(self.enlarged)
             start[n, c, row, column] = 1
-            (P,) = torch.autograd.grad(self.maps, self.images, start, retain_graph=True)
-            prm = P[n].sum(dim=0)
-            out.append(prm / prm.sum())
-        return torch.stack(out)
+            (P,) = torch.autograd.grad(self.enlarged, self.images, start, retain_graph=True)
+            prm[:] = P[n].sum(dim=0)
+        total = out.sum(dim=(1, 2), keepdim=True)
+        empty = ~(total.flatten() > 0)
+        return PeakResponseMaps(torch.where(total > 0, out / total, 0), none, empty, none)
 
 
 def autograd_walk(model: nn.Module, upsample: int = 1, memory_format=torch.contiguous_format) -> GradientWalk:
@@ -222,39 +229,41 @@ def adds(model: nn.Module) -> bool:
 class DenseRetrieval:
     """Eq. 6 and the suppression of Algorithm 1 as products of dense float32 matrices.
 
-    masks, contours : (K, H * W) float32, made from run-length encoded proposals of the PRMs' size H x W
+    masks, contours : (K, H * W) float32, made from run-length encoded proposals, H x W the size of the PRMs
+    allowed : (K,) bool, whether the area lies inside the settings' limits
     """
 
-    def __init__(self, proposals: Proposals, width: int = 5):
-        self.height, self.width = proposals.height, proposals.width
-        size = (len(proposals), self.height * self.width)
-        self.masks, self.contours = (torch.empty(size, device=proposals.device) for _ in range(2))
+    def __init__(self, proposals: Proposals, size: Sequence[int], s: SegmentationSettings):
+        fraction = proposals.areas().double() / (proposals.height * proposals.width)
+        self.allowed = (fraction >= s.min_area) & (fraction < s.max_area)
+        self.size, proposals, width = tuple(size), proposals.resized(*size), s.contour
+        shape = (len(proposals), size[0] * size[1])
+        self.masks, self.contours = (torch.empty(shape, device=proposals.device) for _ in range(2))
         for first in range(0, len(proposals), 64):
             some = torch.arange(first, min(first + 64, len(proposals)))
             masks = proposals.masks(some).float()
             # max_pool2d pads with -inf: outside the picture neither dilation nor erosion sees anything.
-            grown, shrunk = (s * F.max_pool2d(s * masks, width, 1, width // 2) for s in (1, -1))
+            grown, shrunk = (sign * F.max_pool2d(sign * masks, width, 1, width // 2) for sign in (1, -1))
             self.masks[first : first + 64] = masks.flatten(1)
             self.contours[first : first + 64] = (grown - shrunk).flatten(1)
 
-    def scores(self, prms: Tensor, maps: Tensor, classes: Tensor, alpha: float, beta: float, bias: float) -> Tensor:
-        """Eq. 6, (P, K): prms (P, H, W), maps (C, h, w) class response maps, classes (P,)."""
-        own, of = classes.unique(return_inverse=True)
-        Q = background(maps, own, (self.height, self.width), bias).flatten(1).float()
-        R = prms.flatten(1)
+    def scores(self, walked: Walked, s: SegmentationSettings) -> Tensor:
+        """Eq. 6, (P, K)."""
+        own, of = walked.peaks[:, 0].unique(return_inverse=True)
+        Q = background(walked.maps, own, self.size, s.bias).flatten(1).float()
+        R = walked.prms.flatten(1)
         terms = [R.mm(self.masks.T), R.mm(self.contours.T), Q.mm(self.masks.T)[of]]
-        return score(torch.stack(terms, dim=2), alpha, beta)
+        return score(torch.stack(terms, dim=2), s.alpha, s.beta_area / (self.size[0] * self.size[1]))
 
-    def suppress(
-        self, choice: Tensor, scores: Tensor, classes: Tensor, peaks: Tensor, prms: Tensor, iou: float
-    ) -> tuple[Tensor, Tensor]:
-        """Non-maximum suppression: kept (k,) in order, and their merged PRMs (k, H, W)."""
-        masks = self.masks[choice]
+    def choose(self, walked: Walked, scores: Tensor, s: SegmentationSettings) -> Choice:
+        """The best proposal of each peak, and non-maximum suppression."""
+        choice = best(scores, self.allowed)
+        masks, value = self.masks[choice], scores.gather(1, choice[:, None])[:, 0]
         shared, areas = masks.mm(masks.T), masks.sum(dim=1)
-        overlap = shared / (areas[:, None] + areas - shared).clamp(min=1) >= iou
-        groups = suppression(overlap, scores.gather(1, choice[:, None])[:, 0], classes, peaks)
-        merged = [prms[[kept, *losers]].sum(dim=0) for kept, losers in groups.items()]
-        return torch.tensor(list(groups)), torch.stack([prm / prm.sum() for prm in merged])
+        overlap = shared / (areas[:, None] + areas - shared).clamp(min=1) >= s.nms
+        left = suppression(overlap, value, walked.peaks[:, 0], walked.peaks[:, 1:], s.nms_per_class)
+        kept = torch.tensor(list(left), dtype=torch.int64, device=choice.device)
+        return Choice(kept, choice[kept], value[kept], tuple(map(tuple, left.values())))
 
 
 # ---- Eqs. 1-2 with max pooling

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from .bench_report import WRONG, spread
+from ..report import WRONG, spread
 
 BEGIN, END = "<!-- gpu figures: made by prm bench kernels --readme -->", "<!-- end -->"
-RESULTS = Path(__file__).parent / "results" / "kernels"
+RESULTS = Path(__file__).parents[2] / "results" / "kernels"
 NONE_YET = (
     "No GPU figure exists yet: nothing here has been timed on a GPU. `prm bench kernels --device cuda --json "
     "eval/results/kernels/CARD.json` makes them, parity first; `prm bench kernels --readme` prints this block."

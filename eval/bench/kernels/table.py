@@ -101,7 +101,7 @@ def spills(rows: Sequence[dict]) -> list[str]:
 
 
 def _start(asked: dict, environment: dict) -> subprocess.Popen:
-    command = [sys.executable, "-m", "prm.eval.kernel_table", json.dumps(asked)]
+    command = [sys.executable, "-m", "prm.eval.bench.kernels.table", json.dumps(asked)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -139,7 +139,7 @@ def _launches(kernels: Sequence[str], configurations: Sequence[str]) -> Iterator
     """The samples' launches in each configuration, with what they are called."""
     from prm.accelerated.kernels import launching
 
-    from .kernel_cases import samples
+    from .cases import samples
 
     for operator, launcher in launching.LAUNCHERS:
         operator.register_kernel("cpu")(launcher)  # recorded, they need no device
