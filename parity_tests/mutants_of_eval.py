@@ -9,7 +9,7 @@ INSTANCES, POINTS, RANKING = "eval/metrics/instances.py", "eval/metrics/localiza
 RESPONSE, SEMANTIC, FAILURES = "eval/metrics/response.py", "eval/metrics/semantic.py", "eval/metrics/failures.py"
 BBBC038, COCO, FOLDER = "eval/datasets/bbbc038.py", "eval/datasets/coco.py", "eval/datasets/folder.py"
 BOXES = "eval/datasets/base.py"
-VOC, VOC_MASKS, VOC_SPLITS, VOC_XML, SBD = 5 * ("eval/datasets/voc.py",)
+VOC, VOC_XML, SBD = (f"eval/datasets/voc/{file}.py" for file in ("dataset", "files", "sbd"))
 BASELINES, ANSWERS, VIEW = "eval/judging/boxes.py", "eval/judging/answers.py", "eval/judging/evaluators.py"
 PICTURE, RECORD, RUN = "eval/judging/picture.py", "eval/judging/record.py", "eval/judging/run.py"
 GATHER, WORTH, SEARCH = 3 * ("eval/tuning/search.py",)
@@ -100,11 +100,11 @@ MUTANTS_OF_EVAL = (
     _mutant("a test picture shows nothing", "datasets", "test_pictures_without",
             (VOC, "sure, doubtful = set(), set(range(len(self.class_names)))", "sure, doubtful = set(), set()")),
     _mutant("VOC's void pixels belong to objects", "datasets", "what_is_written_comes_back",
-            (VOC_MASKS, "[:, None, None]) & ~void", "[:, None, None])")),
+            (VOC, "[:, None, None]) & ~void", "[:, None, None])")),
     _mutant("an object's class is the first it touches", "datasets", "most_of_its_pixels",
-            (VOC_MASKS, "counts[numbers].argmax(axis=1)", "(counts[numbers] > 0).argmax(axis=1)")),
+            (VOC, "counts[numbers].argmax(axis=1)", "(counts[numbers] > 0).argmax(axis=1)")),
     _mutant("train_aug holds the pictures of seg-val", "datasets", "train_aug",
-            (VOC_SPLITS, 'return sorted(names - {*_first_words(self._lists["seg-val"])})', "return sorted(names)")),
+            (VOC, 'return sorted(names - {*first_words(self._lists["seg-val"])})', "return sorted(names)")),
     _mutant("SBD's instances counted from 0", "datasets", "test_sbd",
             (SBD, "np.arange(1, len(categories) + 1)[:, None, None]", "np.arange(len(categories))[:, None, None]")),
     _mutant("boxes end after their last pixel", "datasets", "boxes",
