@@ -168,10 +168,12 @@ def find_peaks(
 
     slots += map_index.to(tl.int64) * capacity
     count, total = 0, tl.full((), 0, tl.float64)  # in float64 no sum of float32s leaves the range
-    for start in range(0, size, BLOCK):
-        positions, inside, values = _block(source, start, size, EW, BLOCK, ENLARGED)
+    # An interpolation holds twice as many numbers: of half as many positions they fit into the same registers.
+    SWEPT: tl.constexpr = BLOCK // 2 if ENLARGED else BLOCK
+    for start in range(0, size, SWEPT):
+        positions, inside, values = _block(source, start, size, EW, SWEPT, ENLARGED)
         valid = inside & (values >= level) & (positions <= last)
-        valid = valid & _is_peak(source, positions, inside, values, EH, EW, window, ENLARGED)
+        valid = _is_peak(source, positions, valid, values, EH, EW, window, ENLARGED)
         taken = valid.to(tl.int32)
         tl.store(slots + count + tl.cumsum(taken, axis=0) - 1, positions, mask=valid)
         count += tl.sum(taken, axis=0)
@@ -182,16 +184,18 @@ def find_peaks(
 
 
 @triton.jit
-def _is_peak(source, positions, inside, values, EH, EW, window, ENLARGED: tl.constexpr):
-    """Whether every earlier position of the window is less and every later one no more; the border clips the window."""
+def _is_peak(source, positions, asked, values, EH, EW, window, ENLARGED: tl.constexpr):
+    """Which of the positions that are `asked` about are peaks: every earlier position of the window is less and every
+    later one no more; the border clips the window.
+    """
     rows, columns, reach = positions // EW, positions % EW, window // 2
-    peak = inside
+    peak = asked
     for down in range(-reach, reach + 1):
         i = rows + down
-        on_map = inside & (i >= 0) & (i < EH)
+        read = asked & (i >= 0) & (i < EH)
         for right in range(-reach, reach + 1):
             j = columns + right
-            near = _values(source, i, j, on_map & (j >= 0) & (j < EW), ENLARGED)
+            near = _values(source, i, j, read & (j >= 0) & (j < EW), ENLARGED)
             # Written as one comparison each: a NaN is neither, and no map with one has peaks.
             earlier = down * window + right < 0
             peak = peak & tl.where(earlier, near < values, near <= values)
