@@ -2,9 +2,11 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -151,6 +153,24 @@ def test_who_may_import_whom(folder):
                 if (path.parent.name, banned) == ("cli", "prm.parity_tests"):  # the command runs the comparison
                     continue
                 assert name != banned and not name.startswith(banned + "."), f"{path.relative_to(ROOT)}:{line}: {name}"
+
+
+DISTRIBUTION = {"skimage": "scikit-image", "PIL": "pillow"}
+
+
+def test_what_the_package_imports_is_declared():
+    """A module that merely came along with something else is missing where that something has changed."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = about["optional-dependencies"]
+    always = {re.match(r"[\w-]+", line)[0] for line in about["dependencies"]}
+    told = {re.match(r"[\w-]+", line)[0] for lines in extras.values() for line in lines}
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for module, line in imported(path):
+                name = module.split(".")[0]
+                declared = always | told if folder == "parity_tests" or name == "zennit" else always
+                known = name == "prm" or name in sys.stdlib_module_names or DISTRIBUTION.get(name, name) in declared
+                assert known, f"{path.relative_to(ROOT)}:{line}: {name} is not among the dependencies"
 
 
 def test_what_the_root_imports():

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from prm import InputError
@@ -253,6 +252,9 @@ def train_series(
         raise typer.Exit(1)
 
 
+USAGE_ERROR = typer.BadParameter.__mro__[1]
+"""Click's: typer brings click's code along since 0.29 and needs click itself before, and names it in neither."""
+
 UNTOLD = ("out", "resume", "workers", "device", "json_file")
 """Options of `prm train` that make no difference to what is computed."""
 
@@ -265,7 +267,7 @@ def asked(arguments: Sequence[str]) -> dict:
     command = typer.main.get_command(_alone)
     try:
         context = command.make_context("prm train", list(arguments[1:]))
-    except (typer.Exit, click.ClickException) as error:
+    except (typer.Exit, USAGE_ERROR) as error:
         raise InputError(f"not a command line of prm train: {' '.join(arguments)} ({error})") from error
     found = {name: value for name, value in context.params.items() if name not in UNTOLD}
     # As JSON, so that spaces in it and the order of its keys make none either.
