@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from prm import InputError
 from prm.accelerated import PeakBackprop, network, peak_stimulation
 from prm.accelerated.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from prm.accelerated.networks import NETWORKS, PRETRAINED, load_pretrained, resnet18, vgg16
 from prm.accelerated.networks.resnet50 import ResNet50
 from prm.accelerated.networks.weights import checkpoint_page, load_features
 from prm.parity_tests.architectures import thinned
+from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.parity_tests.walks import assert_same_walks, oracle_walks, pictures
 from prm.parity_tests.zoo import randomise
@@ -102,18 +102,6 @@ def resnet():
     return randomise(resnet18(5), seed=7)
 
 
-def assert_same_tensors(mine, theirs):
-    assert list(mine) == list(theirs)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
-
-
-def assert_one_line(caught, *words):
-    message = str(caught.value)
-    assert "\n" not in message, message
-    for word in words:
-        assert str(word) in message, message
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_linear_classifier_becomes_a_convolution(suffix, resnet, tmp_path):
     path = tmp_path / f"resnet18{suffix}"
@@ -182,13 +170,9 @@ def test_vgg_with_a_convolutional_head_takes_the_features(tmp_path):
 def test_weights_of_another_network(resnet, tmp_path):
     path = tmp_path / "w.pth"
     torch.save(like_torchvision(resnet), path)
-    with pytest.raises(InputError) as caught:
-        load_pretrained(vgg16(5), path)
-    assert_one_line(caught, path, "features.0.weight", "missing")
+    refused(lambda: load_pretrained(vgg16(5), path), path, "features.0.weight", "missing")
     vgg_file(path, **{"features.2.weight": torch.zeros(64, 32, 3, 3)})
-    with pytest.raises(InputError) as caught:
-        load_pretrained(vgg16(5), path)
-    assert_one_line(caught, path, "features.2.weight", "(64, 32, 3, 3)", "(64, 64, 3, 3)")
+    refused(lambda: load_pretrained(vgg16(5), path), path, "features.2.weight", "(64, 32, 3, 3)", "(64, 64, 3, 3)")
 
 
 class Surprise:
@@ -229,9 +213,7 @@ def test_files_that_hold_no_weights(name, tmp_path, capsys):
         path.write_bytes(BROKEN[name])
     model = tiny()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InputError) as caught:
-        load_pretrained(model, path)
-    assert_one_line(caught, path)
+    refused(lambda: load_pretrained(model, path), path)
     assert "unpickled" not in capsys.readouterr().out
     assert_same_tensors(model.state_dict(), before)
 
@@ -249,14 +231,14 @@ def test_the_features_of_a_trained_network_with_a_new_classifier(classes):
     assert_same_tensors(model.classifier.state_dict(), fresh)
     features = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("features.")}
     assert len(features) == len(start) - 2
-    assert all(torch.equal(tensor, start[name]) for name, tensor in features.items())
+    assert_same_tensors(features, {name: start[name] for name in features})
 
 
 def test_the_features_of_another_network():
     start = network("smallnet", 2, widths=(4, 8)).state_dict()
-    with pytest.raises(InputError) as caught:
-        load_features(network("smallnet", 2, widths=(4, 6)), start, "runs/start")
-    assert_one_line(caught, "runs/start", "features.7.weight is (8, 4, 3, 3), expected (6, 4, 3, 3)")
+    model = network("smallnet", 2, widths=(4, 6))
+    message = "features.7.weight is (8, 4, 3, 3), expected (6, 4, 3, 3)"
+    refused(lambda: load_features(model, start, "runs/start"), "runs/start", message)
 
 
 def test_which_weights_are_a_checkpoint(tmp_path):
@@ -307,9 +289,7 @@ def test_a_download_with_the_wrong_checksum(server, tmp_path):
     content = saved(tiny(1).state_dict())
     name = f"tiny-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     (folder / name).write_bytes(saved(tiny(2).state_dict()))
-    with pytest.raises(InputError) as caught:
-        load_pretrained(tiny(), f"{address}/{name}")
-    assert_one_line(caught, f"{address}/{name}", "hash")
+    refused(lambda: load_pretrained(tiny(), f"{address}/{name}"), f"{address}/{name}", "hash")
     assert not list((tmp_path / "torch").rglob("*.pth"))  # the wrong file is not kept for the next time
     (folder / name).write_bytes(content)
     model = tiny()
@@ -321,6 +301,4 @@ def test_downloads_that_fail(server):
     _, address = server
     # nobody listens on port 9 of this machine, or whoever does is no web server
     for url in (f"{address}/nowhere-12345678.pth", "http://127.0.0.1:9/x-12345678.pth"):
-        with pytest.raises(InputError) as caught:
-            load_pretrained(tiny(), url)
-        assert_one_line(caught, url)
+        refused(lambda url=url: load_pretrained(tiny(), url), url)

@@ -17,7 +17,9 @@ from prm.accelerated import Segmenter, training
 from prm.accelerated.checkpoint import Checkpoint, load_checkpoint, random_checkpoint, save_checkpoint
 from prm.accelerated.networks import NETWORKS
 from prm.accelerated.training import TrainingSettings, learning_rate_factor, parameter_groups, soft_margin_loss, train
+from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.tolerances import assert_close
+from prm.parity_tests.zoo import Model
 
 
 @dataclass
@@ -54,25 +56,6 @@ SMALL = TrainingSettings(epochs=4, batch_size=5, size=24, lr_features=0.05, lr_c
 
 def weights(out):
     return load_checkpoint(out).state
-
-
-def assert_same_tensors(mine, theirs):
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert mine[name].dtype == theirs[name].dtype
-        assert torch.equal(mine[name], theirs[name]), name
-
-
-def refused(call, *words):
-    """`call` must raise InputError, one line that holds the words."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message, message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 # ---- the loss
@@ -204,25 +187,19 @@ def stop_after(epochs):
     return on_epoch
 
 
-class DropNet(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
-        self.classifier = nn.Conv2d(6, num_classes, 1)
-
-    def forward(self, x):
-        return self.classifier(self.features(x))
+def drop_net(num_classes):
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
+    return Model(lambda m, x: m.classifier(m.features(x)), features=features, classifier=nn.Conv2d(6, num_classes, 1))
 
 
-def dropnet(seed=0):
+def dropping(seed=0):
     torch.manual_seed(seed)
-    state = DropNet(2).state_dict()
-    return fresh(network={"name": "dropnet", "options": {}}, state=state)
+    return fresh(network={"name": "dropnet", "options": {}}, state=drop_net(2).state_dict())
 
 
-@pytest.mark.parametrize(("build", "schedule"), [(fresh, "cosine"), (dropnet, "step")])
+@pytest.mark.parametrize(("build", "schedule"), [(fresh, "cosine"), (dropping, "step")])
 def test_a_resumed_run_equals_an_uninterrupted_one(build, schedule, tmp_path, monkeypatch, device):
-    monkeypatch.setitem(NETWORKS, "dropnet", DropNet)
+    monkeypatch.setitem(NETWORKS, "dropnet", drop_net)
     settings = dataclasses.replace(SMALL, schedule=schedule, vertical_flip=True)
     torch.manual_seed(11)
     whole = train(build(), samples(), tmp_path / "whole", settings, device=str(device))
@@ -473,55 +450,33 @@ def test_damaged_and_missing_weights(trained):
     refused(lambda: use(trained), name)
 
 
-FIELDS = [
-    {"files": []},
-    {"files": {}},
-    {"files": 3},
-    {"files": None},
-    {"files": {"weights": {}}},
-    {"files": {"weights": "name"}},
-    {"files": {"weights": {"name": 3, "sha256": "x"}}},
-    {"input": {}},
-    {"input": []},
-    {"input": {"mean": [0.0, 0.0, 0.0]}},
-    {"input": {"mean": 3, "std": 4}},
-    {"input": {"mean": ["a", "b", "c"], "std": [1.0, 1.0, 1.0]}},
-    {"aggregation": {}},
-    {"aggregation": []},
-    {"aggregation": {"name": "median"}},
-    {"aggregation": {"name": "peak", "options": {"windw": 3}}},
-    {"aggregation": {"name": "peak", "options": {"window": 4}}},
-    {"aggregation": {"name": ["peak"]}},
-    {"network": {}},
-    {"network": []},
-    {"network": {"name": "alexnet"}},
-    {"network": {"name": "smallnet", "options": {"depht": 2}}},
-    {"network": {"name": "smallnet", "options": {"widths": "wide"}}},
-    {"network": {"name": "smallnet", "options": []}},
-    {"network": {"name": "resnet18", "options": {}}},
-    {"class_names": 3},
-    {"class_names": None},
-    {"class_names": ["one"]},
-    {"class_names": []},
-    {"segmentation": {"aplha": 1}},
-    {"segmentation": []},
-    {"segmentation": 3},
-    {"unknown": 1},
-]
+# what a page's field may not be; LACKING: the field is not there at all
+LACKING = "lacking"
+SMALLNET = {"name": "smallnet"}
+FIELDS = {
+    "files": [LACKING, [], {}, 3, None, {"weights": {}}, {"weights": "name"}, {"weights": {"name": 3, "sha256": "x"}}],
+    "input": [LACKING, {}, [], {"mean": [0.0] * 3}, {"mean": 3, "std": 4}, {"mean": ["a", "b", "c"], "std": [1.0] * 3}],
+    "aggregation": [
+        LACKING, {}, [], {"name": "median"}, {"name": "peak", "options": {"windw": 3}},
+        {"name": "peak", "options": {"window": 4}}, {"name": ["peak"]},
+    ],
+    "network": [
+        LACKING, {}, [], {"name": "alexnet"}, {"name": "resnet18", "options": {}}, SMALLNET | {"options": {"depht": 2}},
+        SMALLNET | {"options": {"widths": "wide"}}, SMALLNET | {"options": []},
+    ],
+    "class_names": [LACKING, 3, None, ["one"], []],
+    "segmentation": [{"aplha": 1}, [], 3],
+    "unknown": [1],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", FIELDS, ids=json.dumps)
-def test_pages_with_bad_fields(fields, trained):
-    (trained / "checkpoint.json").write_text(json.dumps(page_of(trained) | fields))
-    refused(lambda: use(trained))
-
-
-@pytest.mark.parametrize("name", ["network", "class_names", "input", "aggregation", "files"])
-def test_pages_that_lack_a_field(name, trained):
-    page = page_of(trained)
-    del page[name]
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in FIELDS for value in FIELDS[name]])
+def test_pages_with_bad_fields(name, value, trained):
+    page = page_of(trained) | {name: value}
+    if value == LACKING:
+        del page[name]
     (trained / "checkpoint.json").write_text(json.dumps(page))
-    refused(lambda: use(trained), trained / "checkpoint.json")
+    refused(lambda: use(trained), *([trained / "checkpoint.json"] if value == LACKING else []))
 
 
 @pytest.mark.parametrize("fields", [{"epoch": "three"}, {"epoch": None}, {"training": []}, {"training": None}])
