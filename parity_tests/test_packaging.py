@@ -17,7 +17,7 @@ FOLDERS = ("reference", "accelerated", "eval")
 AT_THE_ROOT = ("__init__.py", "files.py", "settings.py")
 PACKAGED = (*FOLDERS, "parity_tests")
 PAGES = ("reference/golden.md", "parity_tests/PORTING.md")
-SUFFIXES = (".py", ".json", ".safetensors")
+SUFFIXES = (".py", ".json", ".npz", ".safetensors")
 
 
 def tracked():
