@@ -6,7 +6,7 @@ Torch counts axes with the batch in front, the oracle without: axis 1 here is ax
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -58,23 +58,13 @@ class _Dim:
     __floordiv__ = __rmul__ = __mul__
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What chunk and split return: the parts are taken out by index."""
-
-    name: str
-    axis: int
-    chunks: int | None = None
-    sizes: Any = None
-
-
 def _symbolic(values):
     """Whether anything in the nested values stands for a tensor of the network or its size."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, (tuple, list)):
         return any(_symbolic(v) for v in values)
-    return isinstance(values, (_Ref, _Shape, _Dim, _Computed, _Parts))
+    return isinstance(values, (_Ref, _Shape, _Dim, _Computed, FunctionType))
 
 
 def _array(tensor):
@@ -153,19 +143,13 @@ class _Conversion:
         if node.op == "placeholder":
             return self.emit("input", ())
         if node.op == "get_attr":
-            value = self.traced
-            for part in node.target.split("."):
-                value = getattr(value, part)
-            return value
+            return operator.attrgetter(node.target)(self.traced)
         if node.op == "call_module":
             return self.layer(self.modules[node.target], args[0])
         if not _symbolic((args, kwargs)):  # parameters and numbers among themselves
+            function = node.target if node.op == "call_function" else getattr(type(args[0]), node.target)
             with torch.no_grad():
-                return (
-                    node.target(*args, **kwargs)
-                    if node.op == "call_function"
-                    else getattr(args[0], node.target)(*args[1:], **kwargs)
-                )
+                return function(*args, **kwargs)
         if getattr(node.target, "__name__", "") == "stochastic_depth":
             x, p, _, *training = args
             return _dropout(self, x, p, *training, **kwargs)
@@ -211,7 +195,7 @@ def _linear(self, x, weight, bias=None):
 
 
 def _statistics(mean, var, weight, bias):
-    return {"mean": _array(mean), "var": _array(var), "weight": _array(weight), "bias": _array(bias)}
+    return {name: _array(value) for name, value in zip(("mean", "var", "weight", "bias"), (mean, var, weight, bias))}
 
 
 def _batch_norm(self, x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -335,11 +319,21 @@ def _cat(self, tensors, dim=0):
 
 
 def _chunk(self, x, chunks, dim=0):
-    return _Parts(x.name, self.axis(dim), chunks=chunks)
+    """A function of the part's index; so is what split returns."""
+    axis = self.axis(dim)
+    return lambda index: self.emit("chunk", (x,), axis=axis, chunks=chunks, index=index % chunks)
 
 
 def _split(self, x, split_size_or_sections=None, dim=0, split_size=None):
-    return _Parts(x.name, self.axis(dim), sizes=split_size_or_sections or split_size)
+    axis, sizes = self.axis(dim), split_size_or_sections or split_size
+
+    def part(index):
+        if index < 0:
+            self.refuse("a part counted from the end")
+        before, size = (index * sizes, sizes) if isinstance(sizes, int) else (sum(sizes[:index]), sizes[index])
+        return self.emit("slice", (x,), axis=axis, start=before, stop=before + size)
+
+    return part
 
 
 def _getitem(self, x, index):
@@ -347,8 +341,8 @@ def _getitem(self, x, index):
         return _size(self, _Ref(x.name), index)
     if isinstance(x, (tuple, list)):
         return x[index]
-    if isinstance(x, _Parts):
-        return _part(self, x, index)
+    if isinstance(x, FunctionType):
+        return x(index)
     index = index if isinstance(index, tuple) else (index,)
     if any(not isinstance(i, (slice, int, type(None), type(Ellipsis))) for i in index):
         self.refuse(f"indexing by {index}")
@@ -375,20 +369,6 @@ def _getitem(self, x, index):
         if i is None:
             x = self.emit("unsqueeze", (x,), axis=self.axis(position))
     return x
-
-
-def _part(self, parts, index):
-    x = _Ref(parts.name)
-    if parts.chunks is not None:
-        if index < 0:
-            index += parts.chunks
-        return self.emit("chunk", (x,), axis=parts.axis, chunks=parts.chunks, index=index)
-    if index < 0:
-        self.refuse("a part counted from the end")
-    sizes = parts.sizes
-    start = index * sizes if isinstance(sizes, int) else sum(sizes[:index])
-    stop = start + (sizes if isinstance(sizes, int) else sizes[index])
-    return self.emit("slice", (x,), axis=parts.axis, start=start, stop=stop)
 
 
 def _getattr(self, x, name):

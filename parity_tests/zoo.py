@@ -326,7 +326,7 @@ LAYERS = {
         t=parameter(1.0, -2.0, 0.0, 0.5),
     ),
     "a factor that repeats": inside(
-        lambda m, y: m.s * y + m.s, conv(3, 1, 3), conv(4, 2, 2), s=nn.Parameter(torch.randn(4, 1, 1))
+        lambda m, y: m.s * y + m.s, conv(3, 1, 3), conv(4, 2, 2), s=parameter([[0.5]], [[-1.0]], [[2.0]], [[0.25]])
     ),
     "unsqueeze, squeeze, transpose": inside(
         lambda m, y: torch.squeeze(y.unsqueeze(2).transpose(2, 3).transpose(2, 3), 2), h=conv(4, 2, 2)
