@@ -1,5 +1,6 @@
 """Every family of classifiers, made fully convolutional and walked like the oracle walks, and the page about them."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from prm.accelerated import PeakBackprop, fully_convolutional
 from prm.accelerated.peak_backprop.rules import custom
 from prm.parity_tests.architectures import CLASSES, FAMILIES, REFUSED, family
-from prm.parity_tests.checks import refused
+from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.parity_tests.walks import assert_walks_agree, pictures
@@ -76,14 +77,30 @@ def test_mean_responses_are_the_logits_where_a_single_layer_follows_the_mean(nam
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_in_training_mode_and_with_another_number_of_classes(name):
     classifier = family(name).train()
+    before = copy.deepcopy(classifier.state_dict())
     made = fully_convolutional(classifier, num_classes=9)
-    assert all(part.training for part in made.modules())
+    assert all(part.training for part in (*made.modules(), *classifier.modules()))
     PeakBackprop(made.eval())
     assert made(pictures(*2 * [37 + LARGER.get(name, 0)])).shape[:2] == (2, 9)
     kept = {tensor.flatten().numpy().tobytes() for tensor in made.state_dict().values()}
     new = [n for n, t in classifier.state_dict().items() if t.flatten().numpy().tobytes() not in kept]
     # All but the last layer's weight and bias, and an auxiliary head that is gone.
     assert len([n for n in new if not n.lower().startswith("aux")]) == 2
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+    assert_same_tensors(classifier.state_dict(), before)  # nothing is shared
+
+
+@pytest.mark.parametrize(("name", "image", "side"), [("VGG", 28, 7), ("AlexNet", 224, 6)])
+def test_flattened_positions_become_a_convolution(name, image, side, device):
+    # features of so many positions the pooling leaves alone; an even side has no middle, yet some position sees all
+    classifier, images = family(name).to(device), pictures(image, image).to(device)
+    maps = fully_convolutional(classifier)(images)
+    assert maps.shape == (2, CLASSES, side, side)
+    apart = (maps - classifier(images)[:, :, None, None]).detach().abs().amax((0, 1)) / maps.detach().abs().max()
+    assert float(apart.min()) < 1e-9
+    assert side == 6 or apart.argmin() == 3 * 7 + 3
 
 
 @pytest.mark.parametrize("name", REFUSED)

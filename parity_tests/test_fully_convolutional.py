@@ -1,7 +1,5 @@
 """Any classifier made fully convolutional: ways to write its head, what is kept of it, and what is refused."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,18 +29,6 @@ def overwritten(x):
 def chain(*layers):
     """nn.Sequential in float64, its weights random."""
     return model(lambda m, x: m.body(x), seed=2, body=nn.Sequential(*layers)).body
-
-
-def vgg_like(side=7):
-    """Pooled to side x side positions, flattened into one vector, three linear layers."""
-    return model(
-        lambda m, x: (lambda x: m.classifier(x.view(x.size(0), -1)))(m.avgpool(m.features(x))), seed=2,
-        features=nn.Sequential(three(3, 4), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-        avgpool=nn.AdaptiveAvgPool2d((side, side)), classifier=nn.Sequential(
-            nn.Linear(4 * side**2, 12), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(12, 8), nn.ReLU(inplace=True),
-            nn.Dropout(), nn.Linear(8, 5),
-        ),
-    )  # fmt: skip
 
 
 def sequential():
@@ -96,38 +82,6 @@ def test_the_only_position_holds_the_logits(kind, device):
     larger = fully_convolutional(classifier)(large)
     assert larger.shape[:2] == (2, 5)
     assert min(larger.shape[2:]) > 1
-
-
-def test_seven_by_seven_positions_become_a_convolution(device):
-    classifier = vgg_like().to(device)
-    images = pictures(14, 14).to(device)  # features of 7 x 7: the pooling leaves them alone
-    maps = fully_convolutional(classifier)(images)
-    assert maps.shape == (2, 5, 7, 7)
-    assert_close(maps[:, :, 3, 3], classifier(images), torch.float64, "response in the middle against logits", NETWORK)
-
-
-def test_six_by_six_positions_keep_the_size(device):
-    # AlexNet's pooling: an even side has no middle, yet some position must see all of the features
-    classifier = vgg_like(side=6).to(device)
-    images = pictures(12, 12).to(device)
-    maps = fully_convolutional(classifier)(images)
-    assert maps.shape == (2, 5, 6, 6)
-    nearest = (maps - classifier(images)[:, :, None, None]).detach().abs().amax((0, 1)).min()
-    assert float(nearest) < 1e-9
-
-
-@pytest.mark.parametrize("build", [sequential, vgg_like])
-@pytest.mark.parametrize("training", [False, True])
-def test_the_model_is_left_alone(build, training, device):
-    classifier = build().train(training).to(device)
-    before = copy.deepcopy(classifier.state_dict())
-    made = fully_convolutional(classifier, num_classes=9)
-    assert made.training == training
-    with torch.no_grad():  # nothing is shared with the user's model
-        for parameter in made.parameters():
-            parameter.zero_()
-    assert {part.training for part in classifier.modules()} == {training}
-    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
 
 @pytest.mark.parametrize("track", [True, False])

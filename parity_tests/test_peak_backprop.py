@@ -52,7 +52,6 @@ def test_leaks_and_empty_maps(device):
 
 
 SIGNED = {
-    **{blocks: SmallCnn(blocks.split(), 2).double() for blocks in ("plain", "strided", "padded", "grouped gate")},
     "groups and stride": model(
         lambda m, x: m.h(F.relu(m.c((x - 0.1) / 0.3))), c=conv(3, 6, 3, 2, 1, groups=3), h=conv(6, 2, 1)
     ),
@@ -68,12 +67,6 @@ SIGNED = {
 @pytest.mark.parametrize("kind", SIGNED)
 def test_signed_switch(kind, device):
     assert_walks_agree(copy.deepcopy(SIGNED[kind]).to(device), pictures(9, 8).to(device), signed=True)
-
-
-@pytest.mark.parametrize(("blocks", "size"), [(["strided", "max", "plain"], (16, 24)), (["strided"] * 4, (7, 80))])
-def test_peaks_found_on_enlarged_maps(blocks, size, device):
-    # the last has maps of one row
-    assert_walks_agree(SmallCnn(blocks, 4).double().to(device), pictures(*size).to(device), upsample=8)
 
 
 @pytest.mark.parametrize("divisor", [None, 2])
