@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from prm.accelerated import PeakBackprop, fully_convolutional
 from prm.accelerated.peak_backprop.rules import custom
@@ -16,7 +14,6 @@ from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.parity_tests.walks import assert_walks_agree, pictures
-from prm.parity_tests.zoo import conv, model, randomise
 from prm.reference.network import plan
 
 pytest.importorskip("torchvision")
@@ -147,56 +144,3 @@ def test_the_code_on_the_page_runs(monkeypatch):
     rows, columns = torch.nonzero(found.prms[0], as_tuple=True)
     assert (10 <= rows).all() and (rows <= 12).all()
     assert (20 <= columns).all() and (columns <= 22).all()
-
-
-# ---- one network, four ways to write it
-
-
-def test_the_style_of_the_code_changes_nothing(device):
-    """Functions, modules, one module called twice, and nested nn.Sequential, all with the same weights."""
-    parts = {"a": conv(3, 4, 3, 2), "n": nn.BatchNorm2d(4), "b": conv(4, 4, 3, padding=1), "c": conv(8, 3, 1)}
-
-    def functions(m, x):
-        def convolved(layer, x, **options):
-            return F.conv2d(x, layer.weight, layer.bias, **options)
-
-        x = convolved(m.a, x, stride=2)
-        x = F.batch_norm(x, m.n.running_mean, m.n.running_var, m.n.weight, m.n.bias, training=False).relu_()
-        y = torch.add(F.relu(convolved(m.b, x, padding=1)), x)
-        y = torch.relu(convolved(m.b, y, padding=1)).add(y)
-        return convolved(m.c, torch.cat((y, F.avg_pool2d(F.dropout(y, training=m.training), 3, 1, 1)), dim=1))
-
-    def modules(m, x):
-        x = m.r(m.n(m.a(x)))
-        y = m.r(m.b(x)) + x
-        z = m.r(m.d(y))
-        z += y
-        return m.c(torch.cat([z, m.p(m.o(z))], 1))
-
-    class Plus(nn.Sequential):
-        def forward(self, x):
-            return super().forward(x) + x
-
-    class WithPool(nn.Sequential):
-        def forward(self, x):
-            return torch.cat([x, super().forward(x)], 1)
-
-    others = {"r": nn.ReLU(inplace=True), "p": nn.AvgPool2d(3, 1, 1), "o": nn.Dropout()}
-    written = {
-        "functions": model(functions, **parts),
-        "modules": model(modules, **parts, **others, d=conv(4, 4, 3, padding=1)),
-        "one module twice": model(modules, **parts, **others, d=parts["b"]),
-    }
-    randomise(written["functions"], seed=4)
-    written["modules"].d.load_state_dict(parts["b"].state_dict())
-    block = nn.Sequential(nn.Sequential(parts["b"]), nn.Sequential(nn.Sequential(nn.ReLU())))
-    written["nested"] = nn.Sequential(
-        nn.Sequential(nn.Sequential(parts["a"], nn.Sequential(parts["n"])), nn.ReLU()),
-        nn.Sequential(nn.Sequential(Plus(block)), nn.Sequential(nn.Sequential(Plus(*block)))),
-        nn.Sequential(WithPool(nn.Sequential(nn.Dropout()), nn.AvgPool2d(3, 1, 1)), nn.Sequential(parts["c"])),
-    ).eval()
-    images = pictures(15, 17).to(device)
-    found = {style: assert_walks_agree(written[style].to(device), images) for style in written}
-    for style, run in found.items():
-        assert_close(run.prms, found["functions"].prms, torch.float64, style)
-        assert_close(run.leaked, found["functions"].leaked, torch.float64, style)

@@ -226,6 +226,23 @@ def overwritten(act):
     return model(f, c=three(3, 4), d=three(4), relu=nn.ReLU(inplace=True))
 
 
+def functions(m, x):
+    """Nothing but functions and methods, and one layer called twice."""
+
+    def convolved(layer, x, **options):
+        return F.conv2d(x, layer.weight, layer.bias, **options)
+
+    x = convolved(m.a, x, stride=2).relu_()
+    y = torch.add(F.relu(convolved(m.b, x, padding=1)), x)
+    y = torch.relu(convolved(m.b, y, padding=1)).add(y)
+    return convolved(m.c, torch.cat((y, F.avg_pool2d(F.dropout(y, training=m.training), 3, 1, 1)), dim=1))
+
+
+class Plus(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) + x
+
+
 def excited(m, y):
     """Squeeze and excitation as published: sizes are read from the map."""
     gate = torch.sigmoid(m.e(F.relu(m.s(y.mean((2, 3))))))
@@ -247,19 +264,16 @@ LAYERS = {
     "zero pad, dropout": model(
         lambda m, x: m.c(m.d(m.p(x))), p=nn.ZeroPad2d((1, 0, 2, 0)), d=nn.Dropout(), c=conv(3, 2, 3)
     ),
-    "folded norm": inside(lambda m, y: F.relu(m.b(y)), b=nn.BatchNorm2d(4)),
     "functional norm": inside(
         lambda m, y: F.relu(F.batch_norm(y, m.b.running_mean, m.b.running_var, m.b.weight, m.b.bias)),
         b=nn.BatchNorm2d(4),
     ),
     # two consumers of the convolution: its norm stays apart
     "shared convolution": inside(lambda m, y: m.b(y) + y, b=nn.BatchNorm2d(4)),
-    "unfolded norm": inside(lambda m, y: m.b(F.relu(y)), b=nn.BatchNorm2d(4)),
     "module called twice": model(
         lambda m, x: m.b(m.c(F.relu(m.b(m.c(x))))), c=conv(3, 3, 3, padding=1), b=nn.BatchNorm2d(3)
     ),
     "max pool": inside(lambda m, y: F.max_pool2d(y, 3, 2, 1, 1, True)),
-    "max pool, dilated": inside(lambda m, y: m.p(y), p=nn.MaxPool2d(2, 1, 1, 2)),
     "max pool of zeros": inside(lambda m, y: F.max_pool2d(F.relu(y - 2), 2)),
     "adaptive max pool": inside(lambda m, y: F.adaptive_max_pool2d(y, (3, 4))),
     "avg pool": inside(lambda m, y: m.p(y), p=avg(3, 2, 1, True, False)),
@@ -276,7 +290,6 @@ LAYERS = {
     "interpolate to sizes": model(
         lambda m, x: m.h(F.interpolate(m.c(x), size=(x.shape[2], x.size(3)))), c=conv(3, 4, 3, 2), h=conv(4, 2, 1)
     ),
-    "addition": inside(lambda m, y: m.d(y) + y, d=conv(4, 4, 3, padding=1)),
     "broadcast addition": inside(lambda m, y: y + F.adaptive_avg_pool2d(y, 1)),
     "normalised input": model(
         lambda m, x: m.c((x - m.mean) / 0.2 * 2 + 1), c=conv(3, 2, 3), mean=parameter([[[0.1]], [[0.2]], [[0.3]]])
@@ -383,4 +396,6 @@ LAYERS = {
     "in place after a sum in place": inside(
         lambda m, y: (lambda y: m.b(F.relu_(operator.iadd(m.b(y), y))))(m.r(y)), b=three(4), r=nn.ReLU(inplace=True)
     ),
+    "functions": model(functions, a=conv(3, 4, 3, 2), b=three(4), c=conv(8, 3, 1)),
+    "nested": inside(lambda m, y: m.p(y), p=nn.Sequential(Plus(nn.Sequential(Plus(three(4), nn.ReLU())), nn.Dropout()))),
 }  # fmt: skip
