@@ -230,7 +230,7 @@ def _m(*maps):
     return np.array(maps)[None]
 
 
-CASES = {
+CASES: dict[str, list[tuple[str, str, dict]]] = {
     "peak_stimulation.enlarge": [
         ("by_3", "Corners stay corners; both axes are interpolated.", dict(M=_m(UNEVEN), factor=3)),
         ("one_row_by_8", "An axis of one position repeats it.", dict(M=_m(array("0 2 1")), factor=8)),
@@ -472,7 +472,7 @@ def _node(name, op, *inputs, **params):
     return network.Node(name, op, inputs, params)
 
 
-NETWORKS = {
+NODES = {
     "small": [
         _node("image", "input"),
         _node("conv1", "conv2d", "image", weight=numbers(1, 3, 2, 3, 3), padding=1),
@@ -498,7 +498,7 @@ NETWORKS = {
         _node("maps", "conv2d", "hidden", weight=np.array([[[[1.0]], [[1]]], [[[-1.0]], [[2]]]])),
     ],
 }  # fmt: skip
-NETWORKS = {name: network.as_network(nodes) for name, nodes in NETWORKS.items()}
+NETWORKS = {name: network.as_network(nodes) for name, nodes in NODES.items()}
 IMAGE = numbers(9, 2, 8, 8)
 R = numbers(21, 5, 6, low=0) / 32
 S = mask("###... ####.. ####.. .##... ......")
@@ -622,14 +622,14 @@ def write(folder) -> int:
     folder cannot be written.
     """
     records, inputs, answers = [], {}, {}
-    keys = {}  # of arrays that are stored already: cases may share one
+    keys: dict[int, str] = {}  # of arrays that are stored already: cases may share one
 
     def store(key, value):
         key = keys.setdefault(id(value), key)
         inputs[key] = value
         return key
 
-    networks = [f'"{name}": {json.dumps(_nodes_out(name, one.nodes, store))}' for name, one in NETWORKS.items()]
+    owners = [f'"{name}": {json.dumps(_nodes_out(name, one.nodes, store))}' for name, one in NETWORKS.items()]
     for case in cases():
         equation, run = FUNCTIONS[case.function]
         arrays, params = {}, {}
@@ -651,7 +651,7 @@ def write(folder) -> int:
             "name": case.name, "function": case.function, "equation": equation, "sentence": case.sentence,
             "arrays": arrays, "params": params, "answers": found,
         })  # fmt: skip
-    networks, lines = ",\n".join(networks), ",\n".join(json.dumps(record) for record in records)
+    networks, lines = ",\n".join(owners), ",\n".join(json.dumps(record) for record in records)
     index = f'{{"format": {check_answers.FORMAT}, "networks": {{\n{networks}\n}}, "cases": [\n{lines}\n]}}\n'
     content = {
         "README.md": (HERE / "golden.md").read_bytes(),

@@ -91,7 +91,7 @@ def as_network(network) -> Network:
     if not isinstance(network, Network):
         nodes = tuple(node if isinstance(node, Node) else Node(**node) for node in network)
         network = Network(nodes, nodes[-1].name)
-    seen = set()
+    seen: set[str] = set()
     for node in network.nodes:
         if node.name in seen or not set(node.inputs) <= seen:
             raise ValueError(f"node {node.name!r} repeats a name or comes before one of its inputs {node.inputs}")
@@ -133,7 +133,7 @@ def _constants(network):
 
 def _learned(network, constants):
     """The constants that are parameters of the network or computed from some."""
-    names = set()
+    names: set[str] = set()
     for node in network.nodes:
         if node.name in constants and (node.params.get("learned") or names & set(node.inputs)):
             names.add(node.name)
@@ -389,12 +389,11 @@ def walk(network, activations, peak, upsample=1, signed=False) -> Walk:
     steps = plan(network, activations)
     inputs_side = _near_input(network, constants) if signed else set()
     mass = {network.output: eq.start(peak, activations[network.output].shape, upsample)}
-    account, P_image = {}, None
+    account = {}
     for node in reversed(steps):
-        P = mass.pop(node.name)
         if node.op == "input":
-            P_image = P
             continue
+        P = mass.pop(node.name)
         U = _inputs(node, activations, constants)
         if node.op == "conv2d" and node.inputs[0] in inputs_side:
             node = replace(node, params={**node.params, "signed": True})
@@ -407,6 +406,7 @@ def walk(network, activations, peak, upsample=1, signed=False) -> Walk:
             else:
                 mass[name] = mass.get(name, 0.0) + share
         account[node.name] = (float(P.sum()), leaked)
+    (P_image,) = mass.values()  # every other node has passed its own on
     R, empty = eq.peak_response_map(P_image)
     return Walk(R, empty, P_image, float(P_image.sum()), sum(leak for _, leak in account.values()), account)
 
@@ -562,7 +562,7 @@ def _elementwise_source(name, nodes, constants, ops):
 def _near_input(network, constants):
     """The nodes that hold the image itself, normalised, padded, cut or moved, but not yet mixed by weights."""
     moves = (*UNCHANGED, *SHAPES, *NORMS, "zero_pad", "concatenate", "batch_norm")
-    near = set()
+    near: set[str] = set()
     for node in network.nodes:
         dynamic = [name for name in node.inputs if name not in constants]
         arithmetic = node.op in ("add", "subtract", "multiply", "divide") and len(dynamic) == 1
