@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("reference", "accelerated", "eval")
-AT_THE_ROOT = ("__init__.py", "files.py", "settings.py")
+AT_THE_ROOT = ("__init__.py", "files.py", "settings.py", "py.typed")
 PACKAGED = (*FOLDERS, "parity_tests")
 PAGES = ("reference/golden.md", "parity_tests/PORTING.md")
-SUFFIXES = (".py", ".json", ".safetensors")
+SUFFIXES = (".py", ".json", ".safetensors", ".typed")
 
 
 def tracked():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
 TILES = 8  # along the longer side of a map, of which those are computed that windows touch
-Span = tuple[slice, slice]  # rows and columns
+Span = tuple[slice, ...]  # rows and columns
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels answer for tensors of the CPU, slowly
 
 
@@ -32,7 +32,8 @@ class Shared:
     """
 
     def __init__(self, tensor: Tensor, part: Callable[[Tensor, slice], Tensor] | None = None):
-        self.tensor, self.part, self._whole = tensor, part, None
+        self.tensor, self.part = tensor, part
+        self._whole: Tensor | None = None
 
     def region(self, some: slice, span: Span) -> Tensor:
         """(n, C, h, w) of some images; a view where it can be."""
@@ -95,9 +96,9 @@ class Computed(Shared):
     def _by_tiles(self, some: slice, tiles: Span) -> None:
         """The tiles that are missing, image by image."""
         for n in range(some.start, some.stop):
-            for rectangle in _rectangles(~self._done[(n, *tiles)]):
-                spans = (slice(s.start + t.start, s.stop + t.start) for s, t in zip(rectangle, tiles))
-                self._by_bands(slice(n, n + 1), *spans)
+            for rectangle in _rectangles(~self._done[n][tiles]):
+                rows, cols = (slice(s.start + t.start, s.stop + t.start) for s, t in zip(rectangle, tiles))
+                self._by_bands(slice(n, n + 1), rows, cols)
 
     def _by_bands(self, some: slice, tile_rows: slice, tile_cols: slice) -> None:
         """Band by band, so that what is computed on the way stays in the cache."""
