@@ -21,7 +21,8 @@ from prm import InputError
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import random_checkpoint
 from prm.accelerated.retrieval import Proposals
-from prm.eval.proposals import authors_json, cache, coco_json, open_proposals
+from prm.eval.proposals import open_proposals
+from prm.eval.proposals.formats import authors_json, coco_json, npz
 from prm.eval.segment import segment_files
 
 h5py = pytest.importorskip("h5py", reason="needs h5py, which reads MATLAB's files of version 7.3")
@@ -102,7 +103,7 @@ def save_pngs(folder, masks):
 
 
 def save_npz(path, masks):
-    cache._save(path, Proposals.from_masks(torch.from_numpy(masks)))
+    npz.write(path, Proposals.from_masks(torch.from_numpy(masks)))
 
 
 def partition(masks):

@@ -15,8 +15,12 @@ from scipy import ndimage as ndi
 
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
-from prm.eval.proposals import authors_json, cache, grouping
-from prm.eval.proposals.grouping import GroupingSettings, generate
+from prm.eval.proposals import cache
+from prm.eval.proposals.formats import authors_json
+from prm.eval.proposals.grouping import GroupingSettings, generate, layers, ranking
+from prm.eval.proposals.grouping.hierarchies import hierarchies
+from prm.eval.proposals.grouping.level_sets import level_sets
+from prm.eval.proposals.grouping.superpixels import superpixels
 
 # The least work; for tests that are not about quality.
 QUICK = GroupingSettings(scales=(60.0,), similarities=((1, 1, 1, 1, 0),), levels=4, candidates=200)
@@ -143,7 +147,7 @@ def test_bad_limits_and_settings_are_refused():
 def test_superpixels_of_two_halves():
     feature = np.zeros((4, 6, 3), np.float32)
     feature[:, 3:] = 50
-    ((labels, count),) = grouping._superpixels(feature, (10.0,), 2)
+    ((labels, count),) = superpixels(feature, (10.0,), 2)
     assert count == 2
     assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
 
@@ -154,27 +158,26 @@ def test_regions_are_what_their_tables_say(seed, unions):
     """Area, box, hash and sums of every region of every source, unions included, against its mask."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 4, (4, 5, 3)).repeat(6, 0).repeat(5, 1).astype(np.float32) * 20
-    picture = grouping._Picture(colours, rng.random((24, 25), np.float32), rng.integers(0, 1 << 40, (24, 25)))
+    picture = layers.Picture(colours, rng.random((24, 25), np.float32), rng.integers(0, 1 << 40, (24, 25)))
     chosen = GroupingSettings(
         scales=(30.0,), similarities=((1, 1, 1, 1, 1),), levels=3, unions=unions, min_superpixel=4, min_area=1
     )
-    layers = grouping._level_sets(picture, chosen) + grouping._hierarchies(colours, colours / 100, picture, chosen)
-    for layer in layers:
+    for layer in level_sets(picture, chosen) + hierarchies(colours, colours / 100, picture, chosen):
         of = np.zeros(len(layer.regions), np.int64)
-        starts, ends, offsets = (torch.from_numpy(a) for a in grouping._runs([layer], of, layer.regions, 25))
+        starts, ends, offsets = (torch.from_numpy(a) for a in ranking._runs([layer], of, layer.regions, 25))
         for mask, row, sums in zip(Proposals(24, 25, starts, ends, offsets).masks().numpy(), layer.regions, layer.sums):
             rows, columns = np.nonzero(mask)
             box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
-            assert row[[grouping.TOP, grouping.LEFT, grouping.BOTTOM, grouping.RIGHT]].tolist() == box
-            assert row[grouping.AREA] == mask.sum() and row[grouping.HASH] == picture.keys[mask].sum()
-            assert sums[grouping.COLOUR :] == pytest.approx(colours[mask].sum(0), rel=1e-5)
+            assert row[[layers.TOP, layers.LEFT, layers.BOTTOM, layers.RIGHT]].tolist() == box
+            assert row[layers.AREA] == mask.sum() and row[layers.HASH] == picture.keys[mask].sum()
+            assert sums[layers.COLOUR :] == pytest.approx(colours[mask].sum(0), rel=1e-5)
             sides = [
                 np.maximum(picture.edges[one], picture.edges[other])[mask[one] != mask[other]]
                 for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]))
             ]
             steps = np.concatenate(sides)
-            assert sums[grouping.LENGTH] == len(steps)
-            assert sums[grouping.STRENGTH] == pytest.approx(steps.sum(dtype=np.float64), abs=1e-4)
+            assert sums[layers.LENGTH] == len(steps)
+            assert sums[layers.STRENGTH] == pytest.approx(steps.sum(dtype=np.float64), abs=1e-4)
 
 
 def test_neighbours_of_a_late_merge_are_proposed_together():
