@@ -39,7 +39,7 @@ from prm.accelerated.segmenter import fit
 from prm.accelerated.stages import Fit
 
 from ..datasets import Sample
-from ..pipeline import in_order, threads
+from ..pictures.pipeline import in_order, threads
 
 WEIGHTS = ("alpha", "beta_area", "bias")
 CUTS = ("peak_threshold", "class_threshold", "nms")

@@ -58,7 +58,8 @@ class Sliding(Rule):
         W_plus, W_minus = self.weights(kept)
         signed = W_minus is not None and any(prepared.least(U))
         ratio = self._ratio(visits, U, kept, W_plus, W_minus if signed else None)
-        first, last = reach(visits, self.stride, self.before, self.dilation, self.kernel, U.shape[2:])
+        sliding = self.stride, self.before, self.dilation, self.kernel
+        first, last = reach(visits.first, visits.last, *sliding, U.shape[2:])
         to, size = windows(first, last, U.shape[2:])
         image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
 
@@ -88,7 +89,7 @@ class Sliding(Rule):
             return Ratio(prepared.empty((len(U), *kept.above), U), fill)
 
         ratio = kept.once(factors, make)
-        ratio.touch(visits)
+        ratio.touch(visits.image, visits.span)
         return ratio
 
     def _over_Z(
