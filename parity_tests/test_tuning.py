@@ -24,7 +24,10 @@ from prm.eval.datasets.base import Sample
 from prm.eval.metrics import average_best_overlap, image_record, mean_average_precision
 from prm.eval.metrics.instances import ImageRecord
 from prm.eval.tuning import search as tuning
-from prm.eval.tuning.search import CUTS, GRID, WEIGHTS, full_grid, gather, halves, search, worth
+from prm.eval.tuning.gather import gather
+from prm.eval.tuning.grid import CUTS, GRID, WEIGHTS, full_grid
+from prm.eval.tuning.search import halves, search
+from prm.eval.tuning.worth import _mean_average_precision, _wanted, worth
 
 SMALL = {
     "alpha": (0.5, 3.0), "beta_area": (0.0, 40.0), "bias": (0.95, 2.0), "peak_threshold": (0.2, 0.6),
@@ -159,7 +162,7 @@ def test_one_wish_a_detection_is_all_that_mean_average_precision_needs(seed):
         order = np.argsort(-one.scores, kind="stable")
         for t in thresholds:
             wanted = np.empty(K, np.int64)
-            tuning._wanted(order, one.labels[order], one.ious, one.true_labels, t, true, wanted)
+            _wanted(order, one.labels[order], one.ious, one.true_labels, t, true, wanted)
             wishes[t].append(wanted)
         records.append(one), labels.append(one.labels[order]), scores.append(one.scores[order])
         true += G
@@ -170,7 +173,7 @@ def test_one_wish_a_detection_is_all_that_mean_average_precision_needs(seed):
     kept = np.ones((1, len(order)), bool)
     for k, t in enumerate(thresholds):
         wanted = np.concatenate(wishes[t])[order]
-        value = tuning._mean_average_precision(np.concatenate(labels)[order], wanted, kept, positives, true)[0]
+        value = _mean_average_precision(np.concatenate(labels)[order], wanted, kept, positives, true)[0]
         assert value == pytest.approx(mean_average_precision(records, thresholds, C).mean[k], abs=1e-12)
 
 
