@@ -163,11 +163,11 @@ def test_who_may_import_whom(folder):
 
 FLOW = {
     "accelerated": (
-        {"inputs", "peak_stimulation", "retrieval"},
+        {"inputs", "peak_stimulation"},
         {"aggregation", "peak_backprop"},
-        {"kernels", "networks", "stages"},
-        {"checkpoint"},
-        {"segmenter", "training"},
+        {"networks", "stages"},
+        {"checkpoint", "retrieval"},
+        {"kernels", "segmenter", "training"},
     ),
     "eval": (
         {"metrics", "pictures"},

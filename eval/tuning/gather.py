@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.segmenter import fit
-from prm.accelerated.stages import Fit
+from prm.accelerated.retrieval import Fit, fit
 
 from ..datasets import Sample
 from ..pictures.pipeline import in_order, threads
