@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .visits import Visits
 
 BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
 TILES = 8  # along the longer side of a map, of which those are computed that windows touch
@@ -77,13 +74,13 @@ class Computed(Shared):
             self._done[(some, *tiles)] = True
         return super().region(some, span)
 
-    def touch(self, visits: Visits) -> None:
-        """Compute what the windows of visits read."""
+    def touch(self, image: np.ndarray, span: Callable[[int], Span]) -> None:
+        """Compute what peaks on windows read: peak k that of image[k] of (K,), at span(k)."""
         if launched(self.tensor):
-            self.whole(visits.image)
+            self.whole(image)
         else:
-            for k, n in enumerate(visits.image.tolist()):
-                self.region(slice(n, n + 1), visits.span(k))
+            for k, n in enumerate(image.tolist()):
+                self.region(slice(n, n + 1), span(k))
 
     def whole(self, image: np.ndarray) -> Tensor:
         if launched(self.tensor):

@@ -6,17 +6,12 @@ cut off at the map's border. Peaks that go down together have windows of one siz
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .shared import Shared, Span, empty, launched
-
-if TYPE_CHECKING:
-    from .visits import Visits
 
 DIGITS = 3  # binary digits of a window's length
 
@@ -130,11 +125,14 @@ def padded(values: Tensor, before: list[int], after: list[int]) -> Tensor:
     return F.pad(values, (before[1], after[1], before[0], after[0])) if any(before) or any(after) else values
 
 
-def reach(visits: Visits, stride, padding, dilation, kernel, shape) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past last row and column that visits read through a sliding window, of a map of `shape` (H, W)."""
+def reach(
+    first: np.ndarray, last: np.ndarray, stride, padding, dilation, kernel, shape
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past last row and column that what lies from first to last, (K, 2) each, reads through a sliding
+    window, of a map of `shape` (H, W)."""
     stride, padding, shape = np.array(stride), np.array(padding), np.array(shape)
-    first = visits.first * stride - padding
-    last = (visits.last - 1) * stride - padding + np.array(dilation) * (np.array(kernel) - 1) + 1
+    first = first * stride - padding
+    last = (last - 1) * stride - padding + np.array(dilation) * (np.array(kernel) - 1) + 1
     # Where only padding is read nothing arrives, but a window is never empty.
     first = first.clip(0, shape - 1)
     return first, np.maximum(last.clip(max=shape), first + 1)

@@ -61,7 +61,8 @@ class Sliding(Rule, ABC):
         W_plus, W_minus = self.weights(kept)
         W_minus = W_minus if any(prepared.least(U)) else None
         ratio = self._ratio(visits, U, kept, W_plus, W_minus)
-        first, last = reach(visits, self.stride, self.before, self.dilation, self.kernel, U.shape[2:])
+        sliding = self.stride, self.before, self.dilation, self.kernel
+        first, last = reach(visits.first, visits.last, *sliding, U.shape[2:])
         to, size = windows(first, last, U.shape[2:])
         image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
 
@@ -91,7 +92,7 @@ class Sliding(Rule, ABC):
             return Ratio(prepared.empty((len(U), *kept.above), U), fill)
 
         ratio = kept.once(factors, make)
-        ratio.touch(visits)
+        ratio.touch(visits.image, visits.span)
         return ratio
 
     def _over_Z(

@@ -46,7 +46,7 @@ class MaxPool(Rule):
             below.scatter_add_(2, where, visits.values.flatten(2))
             return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None
         kernel, stride, padding, dilation = self.geometry
-        first, last = reach(visits, stride, padding, dilation, kernel, U.shape[2:])
+        first, last = reach(visits.first, visits.last, stride, padding, dilation, kernel, U.shape[2:])
         to, size = windows(first, last, U.shape[2:])
         if launched(visits.values):
             image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
