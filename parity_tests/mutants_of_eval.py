@@ -8,7 +8,7 @@ AP, BOOTSTRAP, COCO_AP = "eval/metrics/classification.py", "eval/metrics/bootstr
 INSTANCES, POINTS, RANKING = "eval/metrics/instances.py", "eval/metrics/localization.py", "eval/metrics/ranking.py"
 RESPONSE, SEMANTIC, FAILURES = "eval/metrics/response.py", "eval/metrics/semantic.py", "eval/metrics/failures.py"
 BBBC038, COCO, FOLDER = "eval/datasets/bbbc038.py", "eval/datasets/coco.py", "eval/datasets/folder.py"
-BOXES = "eval/datasets/base.py"
+BOXES, COCO_MASKS = "eval/datasets/base.py", "eval/pictures/coco_masks.py"
 VOC, VOC_XML, SBD = (f"eval/datasets/voc/{file}.py" for file in ("dataset", "files", "sbd"))
 BASELINES, ANSWERS, VIEW = "eval/judging/boxes.py", "eval/judging/answers.py", "eval/judging/evaluators.py"
 PICTURE, RECORD, RUN = "eval/judging/picture.py", "eval/judging/record.py", "eval/judging/run.py"
@@ -116,10 +116,15 @@ MUTANTS_OF_EVAL = (
     _mutant("COCO's classes as the file has them", "datasets", "ordered_by_id",
             (COCO, "for key in sorted(categories)", "for key in categories")),
     _mutant("runs go along rows", "datasets", "folder_masks",
-            (COCO, "coco.decode(segmentation).astype(bool)",
-             "coco.decode(segmentation).T.reshape(height, width).astype(bool)")),
+            (COCO, "coco.decode(encoded(entry.segmentation, self.images[name])).astype(bool)",
+             "coco.decode(encoded(entry.segmentation, self.images[name])).T.reshape(self.images[name]).astype(bool)")),
     _mutant("runs are differences one run too early", "datasets", "what_is_written_comes_back",
-            (COCO, "(runs[-2] if len(runs) > 2 else 0)", "(runs[-2] if len(runs) > 1 else 0)")),
+            (COCO_MASKS, "if count > 2:", "if count > 1:")),
+    _mutant("a cut polygon ends in the picture", "datasets", "cut",
+            (COCO_MASKS, "_cut(points, axis, -1.0, 1)", "_cut(points, axis, 1.0, 1)")),
+    _mutant("a crossing is measured from the far end", "datasets", "lead_far",
+            (COCO_MASKS, "near, far = (points[k], points[k - 1]) if inside[k]",
+             "near, far = (points[k], points[k - 1]) if not inside[k]")),
     _mutant("blanks always separate labels", "datasets", "folder",
             (FOLDER, r're.split(";" if ";" in field else r"\s+", field)', r're.split(r";|\s+", field)')),
     _mutant("a quarter of a nucleus is not enough", "datasets", "the_tile_rule",

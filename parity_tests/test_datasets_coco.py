@@ -231,6 +231,13 @@ def test_a_picture_without_annotations(folder):
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "lists no picture"),
         (lambda c: c["annotations"][1].update(category_id=12), "key 12 is missing or unknown in annotation 2"),
         (lambda c: c["annotations"][1].update(bbox=[1, 2]), "'bbox' has 2 numbers, not 4 in annotation 2"),
+        (lambda c: c["annotations"][1].update(bbox=[1, 2, float("nan"), 4]), "is not finite in annotation 2"),
+        (lambda c: c["annotations"][1].update(area=float("inf")), "is not finite in annotation 2"),
+        (lambda c: c["annotations"][1].update(segmentation=[[10**400] * 6]), "too large .*in annotation 2"),
+        (lambda c: c["images"][1].update(width=10**8, height=10**8), "lists '000000000004.jpg' as 1000"),
+        (lambda c: c["images"][1].update(width=-5), "lists '000000000004.jpg' as 64x-5, which no picture is"),
+        (lambda c: c["images"][1].update(width=float("inf")), "cannot convert float infinity"),
+        (lambda c: c["images"][1].update(file_name=4), "lists 4 as 64x64"),
         (lambda c: c["categories"][1].update(name="person"), "two entries of 'categories' have the same name"),
         (lambda c: c["images"].append(c["images"][0] | {"id": 77}), "000000000002.jpg is listed twice"),
     ],
@@ -257,23 +264,26 @@ def test_files_that_are_no_json(folder):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[1, 2, 3, 4]], "a polygon has fewer than three corners"),  # pycocotools would read a box
-        ([[]], "a polygon has fewer than three corners"),
-        ({"size": [64, 63], "counts": [64 * 63]}, "its size is 64x63, that of the picture 64x64"),
+        ([[1, 2, 3, 4]], "a polygon must be a list of at least three points"),  # pycocotools would read a box
+        ([[]], "a polygon must be a list of at least three points"),
+        ({"size": [64, 63], "counts": [64 * 63]}, "of 64 x 63, but the picture is 64 x 64"),
         # what runs leave open pycocotools would fill with whatever memory holds
-        ({"size": [64, 64], "counts": [10]}, "its runs cover 10 of 64x64 pixels"),
-        ({"size": [64, 64], "counts": [0, 5000]}, "its runs cover 5000 of 64x64 pixels"),
-        ({"size": [64, 64], "counts": "05"}, "its runs cover 5 of 64x64 pixels"),
+        ({"size": [64, 64], "counts": [10]}, "it covers 10 of 64 x 64 pixels"),
+        ({"size": [64, 64], "counts": [0, 4090]}, "it covers 4090 of 64 x 64 pixels"),
+        ({"size": [64, 64], "counts": "05"}, "it covers 5 of 64 x 64 pixels"),
         ({"counts": [64 * 64]}, "'size'"),
-        ({"size": [64, 64], "counts": ["a"]}, "unsupported operand"),
-        ({"size": [64, 64], "counts": [-5, 64 * 64 + 5]}, "a run is shorter than nothing"),
-        ({"size": [64, 64], "counts": 5}, ""),
+        ({"size": [64, 64], "counts": ["a"]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": [-5, 64 * 64 + 5]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": 5}, "counts must be the run-length code as text, or a list of runs"),
+        ({"size": [64, 64], "counts": [0, 5000]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": "0P"}, "it is not one of 64 x 64 pixels"),  # ends within a number
     ],
 )
 def test_masks_that_are_refused(folder, segmentation, message):
     file = folder / "annotations/instances_val2017.json"
     edited(file, lambda content: content["annotations"][0].update(segmentation=segmentation))
-    with pytest.raises(InputError, match=rf"000000000002.jpg: segmentation 0 cannot be decoded \(.*{message}"):
+    where = r"000000000002.jpg: segmentation 0 cannot be decoded \("
+    with pytest.raises(InputError, match=rf"{where}.*{message}.*\); correct annotation 1$"):
         _ = open_dataset(folder, "val")[0].masks
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from prm import InputError
 from prm.files import reason
 
+from ..pictures.images import MAX_PIXELS
 from .base import Boxes, Instances, Sample, check_split, class_indices, existing, read_picture, refuse, tight_boxes
 
 _FILE = re.compile(r"instances_(?P<split>.+?)(?P<year>\d{4})?\.json")
@@ -98,6 +99,7 @@ class CocoDataset:
 class _Entry:
     """One annotation."""
 
+    id: object
     category: str
     crowd: bool
     segmentation: list | dict | None
@@ -120,7 +122,7 @@ class AnnotationFile:
             listed = {entry["id"]: _size(entry) for entry in content["images"]}
             annotations = content["annotations"]
             self.class_names = tuple(categories[key] for key in sorted(categories))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise _unusable(path, error) from None
         if len(set(self.class_names)) < len(self.class_names):
             raise InputError(f"{path}: two entries of 'categories' have the same name; rename one of them")
@@ -134,7 +136,7 @@ class AnnotationFile:
         for entry in annotations:
             try:
                 self._entries[listed[entry["image_id"]][0]].append(_entry(entry, categories))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 report(_unusable(path, error, entry))
         self.used = sorted({entry.category for entries in self._entries.values() for entry in entries})
         """Names of the categories that annotations have."""
@@ -188,56 +190,26 @@ class AnnotationFile:
 
     def _mask(self, name: str, k: int) -> np.ndarray:
         """(H, W) bool mask of annotation `k` of picture `name`."""
+        # Imported late: labels and boxes need no pycocotools.
         from pycocotools import mask as coco
 
-        segmentation, (height, width) = self._entries[name][k].segmentation, self.images[name]
+        from ..pictures.coco_masks import encoded
+
+        entry = self._entries[name][k]
         try:
-            # pycocotools would take a list whose first polygon has four numbers for a list of boxes.
-            if isinstance(segmentation, list) and any(len(polygon) < 6 for polygon in segmentation):
-                raise ValueError("a polygon has fewer than three corners")
-            if not isinstance(segmentation, list):
-                counts, size = segmentation["counts"], "x".join(map(str, segmentation["size"]))
-                if size != f"{height}x{width}":
-                    raise ValueError(f"its size is {size}, that of the picture {height}x{width}")
-                # Beyond the last run pycocotools would hand out memory as it found it.
-                runs = counts if isinstance(counts, list) else _runs(counts)
-                if sum(runs) != height * width:
-                    raise ValueError(f"its runs cover {sum(runs)} of {height}x{width} pixels")
-                if min(runs, default=0) < 0:
-                    raise ValueError("a run is shorter than nothing")
-            # Polygons (a list) and uncompressed runs (counts as a list) become compressed run-length codes first.
-            if isinstance(segmentation, list) or isinstance(counts, list):
-                segmentation = coco.frPyObjects(segmentation, height, width)
-            if isinstance(segmentation, list):
-                segmentation = coco.merge(segmentation)
-            return coco.decode(segmentation).astype(bool)
-        except Exception as error:  # pycocotools raises bare Exception, TypeError and ValueError alike
-            where = f"{self.path}: {name}"
-            raise InputError(f"{where}: segmentation {k} cannot be decoded ({reason(error)}); correct it") from None
-
-
-def _runs(code: str) -> list[int]:
-    """The lengths of the runs in COCO's text: groups of five bits, the least first, from "0" on.
-
-    Bit 5 says that the number goes on, bit 4 of the last group is its sign; from the fourth run on, what is written is
-    the difference to the run two places before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for group in code.encode("ascii"):
-        group -= ord("0")
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            value -= (group & 16) >> 4 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs
+            return coco.decode(encoded(entry.segmentation, self.images[name])).astype(bool)
+        except ValueError as error:
+            correct = "it" if entry.id is None else f"annotation {entry.id}"
+            detail = f"segmentation {k} cannot be decoded ({reason(error)}); correct {correct}"
+            raise InputError(f"{self.path}: {name}: {detail}") from None
 
 
 def _size(entry: dict) -> tuple[str, int, int]:
     """(file name, height, width) of an entry of "images"."""
-    return entry["file_name"], int(entry["height"]), int(entry["width"])
+    name, height, width = entry["file_name"], int(entry["height"]), int(entry["width"])
+    if not isinstance(name, str) or height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"'images' lists {name!r} as {height}x{width}, which no picture is")
+    return name, height, width
 
 
 def _entry(entry: dict, categories: dict) -> _Entry:
@@ -247,12 +219,17 @@ def _entry(entry: dict, categories: dict) -> _Entry:
         segmentation = [np.array(polygon, dtype=np.float64) for polygon in segmentation]
     if box is not None and len(box) != 4:
         raise ValueError(f"'bbox' has {len(box)} numbers, not 4")
+    box = None if box is None else tuple(map(float, box))
+    area = None if area is None else float(area)
+    if not np.isfinite([*(box or ()), area or 0.0]).all():
+        raise ValueError("'bbox' or 'area' is not finite")
     return _Entry(
+        id=entry.get("id"),
         category=categories[entry["category_id"]],
         crowd=bool(entry.get("iscrowd", 0)),
         segmentation=segmentation,
-        box=None if box is None else tuple(map(float, box)),
-        area=None if area is None else float(area),
+        box=box,
+        area=area,
     )
 
 
