@@ -143,12 +143,16 @@ class AnnotationFile:
         # A file of boxes alone has no masks to offer; where there is nothing at all, "no instance" is an answer.
         self.has_masks = not annotations or any(e.segmentation for es in self._entries.values() for e in es)
 
+    def named(self, name: str) -> tuple[list[str], list[str]]:
+        """(names of the categories of the instances of picture `name`, of those that show only in crowds), sorted."""
+        entries = self._entries[name]
+        present = {entry.category for entry in entries if not entry.crowd}
+        return sorted(present), sorted({entry.category for entry in entries} - present)
+
     def labels(self, name: str, class_names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(class indices of the instances of picture `name`, of what shows only in crowds), both ascending."""
-        entries = self._entries[name]
-        index = class_indices({entry.category for entry in entries}, class_names, f"{self.path}: {name}")
-        present = {index[entry.category] for entry in entries if not entry.crowd}
-        return tuple(sorted(present)), tuple(sorted(set(index.values()) - present))
+        index = [class_indices(names, class_names, f"{self.path}: {name}") for names in self.named(name)]
+        return tuple(sorted(index[0].values())), tuple(sorted(index[1].values()))
 
     def instances(self, name: str, class_names: Sequence[str]) -> Instances | None:
         """The instances and crowds of picture `name`; None where the file describes boxes alone."""
