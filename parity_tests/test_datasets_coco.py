@@ -15,6 +15,7 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.datasets import draw_scene, open_dataset
+from prm.eval.datasets.check import check_dataset
 from prm.parity_tests.miniatures import (
     COCO_CATEGORIES,
     STAND_INS,
@@ -291,6 +292,92 @@ def test_a_picture_of_another_size(folder):
     Image.new("RGB", (60, 64)).save(folder / "val2017/000000000002.jpg")
     with pytest.raises(InputError, match="its masks are 64x64 but the picture is 64x60"):
         _ = open_dataset(folder, "val")[0].masks
+
+
+# ---- pictures that are stored on their side or upside down
+
+UPRIGHT = np.zeros((40, 32), bool)
+UPRIGHT[5:15, 20:30] = True  # ten rows from row 5 on, ten columns from column 20 on
+BOX = [20, 5, 29, 14]
+STORED = {1: UPRIGHT, 3: UPRIGHT[::-1, ::-1], 6: np.rot90(UPRIGHT)}
+"""By EXIF orientation: what a camera writes that was held upside down, or on its side (6: turn it clockwise)."""
+
+
+def photograph(folder: Path, name: str, orientation: int, upright: np.ndarray | None = None) -> None:
+    """A JPEG of `UPRIGHT` (or another), white on black."""
+    pixels = STORED[orientation] if upright is None else np.rot90(upright, {1: 0, 3: 2, 6: 1}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels.astype(np.uint8) * 255).save(folder / name, exif=exif, quality=95)
+
+
+def annotated(folder: Path, pictures: list[tuple[str, np.ndarray]], as_folder: bool = False, keep=("segmentation",)):
+    """Writes the annotations of pictures with one mask each, of the size that is to be stated; opens the set."""
+    images, annotations = [], []
+    for key, (name, mask) in enumerate(pictures):
+        images.append({"id": key, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})
+        for crowd in (False, True):
+            entry = coco_annotation(mask, 18, "numbers", crowd)
+            entry = {key: value for key, value in entry.items() if key not in ("bbox", "segmentation") or key in keep}
+            annotations.append({"id": 2 * key + crowd, "image_id": key} | entry)
+    file = folder / ("instances.json" if as_folder else "any.json")
+    put_coco(file, images, annotations)
+    return open_dataset(folder if as_folder else file)
+
+
+def is_upright(sample, upright=UPRIGHT, box=BOX) -> bool:
+    assert ((sample.image[..., 0] > 127) == upright).all()
+    (mask,), (crowd,) = sample.masks, sample.crowd[0]
+    return (mask == upright).all() and (crowd == upright).all() and sample.boxes.tolist() == [box, box]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize("keep", [("segmentation", "bbox"), ("segmentation",)], ids=["boxes", "no boxes"])
+@pytest.mark.parametrize("mask", [UPRIGHT, STORED[6]], ids=["upright", "stored"])
+def test_the_stated_size_tells_whether_masks_are_upright(tmp_path, mask, keep, as_folder):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", mask)], as_folder, keep)
+    assert sample.image.shape == (40, 32, 3) and is_upright(sample)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize("stored", [None, False, True])
+def test_where_sizes_do_not_tell_another_picture_does(tmp_path, stored, as_folder):
+    """One upside down and one that is square, alone and after others of which the first on its side tells."""
+    square, small = UPRIGHT[:32], STORED[6][:16]
+    photograph(tmp_path, "down.jpg", 3)
+    photograph(tmp_path, "square.jpg", 6, square)
+    photograph(tmp_path, "plain.jpg", 1)
+    photograph(tmp_path, "first.jpg", 6)
+    photograph(tmp_path, "other.jpg", 6)
+    pictures = [("down.jpg", STORED[3] if stored else UPRIGHT), ("square.jpg", np.rot90(square) if stored else square)]
+    if stored is not None:
+        pictures += [("plain.jpg", UPRIGHT), ("missing.jpg", small)]
+        pictures += [("first.jpg", STORED[6] if stored else UPRIGHT), ("other.jpg", UPRIGHT if stored else STORED[6])]
+    if as_folder:  # which looks for all of its pictures
+        pictures = [picture for picture in pictures if picture[0] != "missing.jpg"]
+    data = annotated(tmp_path, pictures, as_folder)
+    assert is_upright(data[0]) and is_upright(data[1], square)
+    if stored is not None:
+        assert is_upright(data[2]) and is_upright(data[len(data) - 2]) and is_upright(data[len(data) - 1])
+
+
+@pytest.mark.parametrize("keep", [("segmentation",), ("bbox",)])
+def test_a_size_that_the_picture_has_in_no_way(tmp_path, keep):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", UPRIGHT[:39])], keep=keep)
+    sizes = "39x32, but the picture is 32x40 as stored and 40x32 upright (EXIF orientation 6)"
+    line = f"{tmp_path / 'any.json'}: side.jpg is {sizes}; correct the entry (height x width)"
+    with pytest.raises(InputError) as error:
+        _ = sample.boxes
+    assert str(error.value) == line and check_dataset(tmp_path / "any.json").problems == [line]
+
+
+def test_boxes_alone_are_turned(tmp_path):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", STORED[6])], keep=("bbox",))
+    assert sample.masks is None and sample.boxes.tolist() == [BOX, BOX]
+    assert check_dataset(tmp_path / "any.json").problems == []
 
 
 # ---- property

@@ -12,6 +12,11 @@ COCO's coordinates are continuous: pixel i reaches from i to i + 1, and a `bbox`
 boxes have inclusive ends in whole pixels' positions, so it becomes x0 = x, x1 = x + w - 1 (w pixels, from x on; never
 less than one pixel), and the same for y. Nothing is rounded.
 
+Pictures are read upright, as their EXIF orientation says; masks and boxes may be those of the pixels as stored. The
+`height` and `width` of a picture that lies on its side tell which, and what is of the stored pixels is turned as they
+are. Where they cannot tell (a square picture, or one upside down) it is as with the first picture of the file that
+tells, because one tool made them all; where none tells, upright.
+
 `AnnotationFile` is also what reads the instances.json of a `folder` dataset.
 """
 
@@ -19,6 +24,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +33,7 @@ from prm import InputError
 from prm.files import reason
 
 from ..pictures.images import MAX_PIXELS
+from ..pictures.orientation import stored, turned, turned_boxes
 from .base import Boxes, Instances, Sample, check_split, class_indices, existing, read_picture, refuse, tight_boxes
 
 _FILE = re.compile(r"instances_(?P<split>.+?)(?P<year>\d{4})?\.json")
@@ -53,19 +60,18 @@ class CocoDataset:
 
     def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
         self.path = existing(path)
-        self._parts = [(AnnotationFile(file, report), folders) for file, folders in _annotation_files(self.path, split)]
+        self._parts = [AnnotationFile(*found, report) for found in _annotation_files(self.path, split)]
         # The first file that lists a picture describes it: minival's pictures, for one, are also val's.
-        described = {name: part for part in reversed(range(len(self._parts))) for name in self._parts[part][0].images}
+        described = {name: part for part in reversed(range(len(self._parts))) for name in self._parts[part].images}
         self._files = [
-            (name, part) for part, (file, _) in enumerate(self._parts) for name in file.images
-            if described[name] == part
+            (name, part) for part, file in enumerate(self._parts) for name in file.images if described[name] == part
         ]  # fmt: skip
         if not self._files:
             raise InputError(f"{self.path}: lists no picture; 'images' is empty")
         if class_names is None:
-            class_names = self._parts[0][0].class_names
+            class_names = self._parts[0].class_names
         self.class_names = tuple(class_names)
-        for file, _ in self._parts:
+        for file in self._parts:
             class_indices(file.used, self.class_names, file.path)
 
     def __len__(self) -> int:
@@ -73,13 +79,13 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Sample:
         name, part = self._files[index]
-        file, folders = self._parts[part]
+        file = self._parts[part]
         labels, difficult = file.labels(name, self.class_names)
         return Sample(
             name=name,
             labels=labels,
             difficult=difficult,
-            read=lambda: read_picture(_find(name, folders, file.path)),
+            read=lambda: read_picture(file.picture(name)),
             read_instances=lambda: file.instances(name, self.class_names),
             read_boxes=lambda: file.boxes(name, self.class_names),
         )
@@ -87,9 +93,9 @@ class CocoDataset:
     def flaws(self, index: int) -> list[str]:
         """Where a picture's size is not as stated; for a file with masks `Sample` itself says so."""
         name, part = self._files[index]
-        file, folders = self._parts[part]
-        stated, found = file.images[name], read_picture(_find(name, folders, file.path)).shape[:2]
-        if file.has_masks or stated == found:
+        file = self._parts[part]
+        stated, found = file.images[name], read_picture(file.picture(name)).shape[:2]
+        if file.has_masks or stated == (found[::-1] if file.turn(name) >= 5 else found):
             return []
         sizes = " but the picture is ".join(f"{h}x{w}" for h, w in (stated, found))
         return [f"{file.path}: {name} is {sizes}; correct the entry (height x width)"]
@@ -110,12 +116,13 @@ class _Entry:
 class AnnotationFile:
     """COCO instance annotations, read once and kept by picture.
 
-    path: the .json file. report: what to do with an entry that cannot be used; by default it is raised.
+    path: the .json file. folders: where its pictures may lie. report: what to do with an entry that cannot be used; by
+    default it is raised.
     Raises: `prm.InputError` where the file as a whole is not of this format.
     """
 
-    def __init__(self, path: Path, report: Callable[[InputError], None] = refuse):
-        self.path = path
+    def __init__(self, path: Path, folders: Sequence[Path], report: Callable[[InputError], None] = refuse):
+        self.path, self._folders = path, folders
         try:
             content = json.loads(path.read_bytes())
             categories = {entry["id"]: entry["name"] for entry in content["categories"]}
@@ -155,7 +162,7 @@ class AnnotationFile:
         return tuple(sorted(index[0].values())), tuple(sorted(index[1].values()))
 
     def instances(self, name: str, class_names: Sequence[str]) -> Instances | None:
-        """The instances and crowds of picture `name`; None where the file describes boxes alone."""
+        """The instances and crowds of picture `name`, upright; None where the file describes boxes alone."""
         if not self.has_masks:
             return None
         entries = self._entries[name]
@@ -163,6 +170,7 @@ class AnnotationFile:
         masks = np.zeros((len(entries), *self.images[name]), dtype=bool)
         for k in range(len(entries)):
             masks[k] = self._mask(name, k)
+        masks = turned(masks, self.turn(name))
         labels = np.array([index[entry.category] for entry in entries], dtype=np.int64)
         crowd = np.array([entry.crowd for entry in entries], dtype=bool)
         areas = [entry.area for entry in entries if not entry.crowd]
@@ -174,7 +182,7 @@ class AnnotationFile:
         )
 
     def boxes(self, name: str, class_names: Sequence[str]) -> Boxes:
-        """The boxes of picture `name` in the order of its annotations; where `bbox` is missing, that of the mask."""
+        """The boxes of picture `name`, upright, as the annotations follow; where `bbox` is missing, the mask's."""
         entries = self._entries[name]
         index = class_indices((entry.category for entry in entries), class_names, f"{self.path}: {name}")
         found = []
@@ -187,13 +195,52 @@ class AnnotationFile:
         rows = np.array(found, dtype=np.float64).reshape(-1, 5)
         kept = [entries[int(k)] for k in rows[:, 4]]
         return Boxes(
-            boxes=rows[:, :4],
+            boxes=turned_boxes(rows[:, :4], self.turn(name), self.images[name]),
             labels=np.array([index[entry.category] for entry in kept], dtype=np.int64),
             difficult=np.array([entry.crowd for entry in kept], dtype=bool),
         )
 
+    def picture(self, name: str) -> Path:
+        """The picture's file."""
+        for folder in self._folders:
+            if (folder / name).is_file():
+                return folder / name
+        looked = ", ".join(dict.fromkeys(str(folder) for folder in self._folders))
+        raise InputError(f"{self.path}: picture {name} is in none of {looked}; put it there or remove its entry")
+
+    def turn(self, name: str) -> int:
+        """The EXIF orientation by which masks and boxes of picture `name` are turned; 1 where they are upright already.
+
+        A picture that is not there or cannot be read counts as upright: whoever reads it is told.
+        """
+        orientation, size = self._stored(name)
+        if orientation == 1:
+            return 1
+        stated, upright = self.images[name], size[::-1] if orientation >= 5 else size
+        if orientation >= 5 and stated not in (size, upright):
+            sizes = "{}x{}, but the picture is {}x{} as stored and {}x{} upright".format(*stated, *size, *upright)
+            what = f"{name} is {sizes} (EXIF orientation {orientation})"
+            raise InputError(f"{self.path}: {what}; correct the entry (height x width)")
+        as_stored = stated == size if size != upright else self._as_stored
+        return orientation if as_stored else 1
+
+    @cached_property
+    def _as_stored(self) -> bool:
+        """Whether the first picture whose size tells has masks of its pixels as stored."""
+        for name, stated in self.images.items():
+            orientation, size = self._stored(name)
+            if orientation >= 5 and size[0] != size[1] and stated in (size, size[::-1]):
+                return stated == size
+        return False
+
+    def _stored(self, name: str) -> tuple[int, tuple[int, int]]:
+        try:
+            return stored(self.picture(name)) or (1, self.images[name])
+        except InputError:
+            return 1, self.images[name]
+
     def _mask(self, name: str, k: int) -> np.ndarray:
-        """(H, W) bool mask of annotation `k` of picture `name`."""
+        """(H, W) bool mask of annotation `k` of picture `name`, of the size that the file states."""
         # Imported late: labels and boxes need no pycocotools.
         from pycocotools import mask as coco
 
@@ -279,12 +326,3 @@ def _annotation_files(path: Path, split: str | None) -> list[tuple[Path, list[Pa
 
 
 _OFFICIAL = ("val", "train")
-
-
-def _find(name: str, folders: list[Path], where: Path) -> Path:
-    """The picture's file."""
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
-    raise InputError(f"{where}: picture {name} is in none of {looked}; put it there or remove its entry")

@@ -6,7 +6,8 @@
 
 Without labels.csv the labels follow from instances.json: the pictures are those of its `images`, and a picture has the
 categories of its instances as labels; one without instances has none of the classes, and a category that shows only as
-a crowd is difficult. Without classes.txt the classes are then its `categories`, ordered by ascending id.
+a crowd is difficult. Without classes.txt the classes are then its `categories`, ordered by ascending id. See `coco` for
+pictures whose EXIF orientation says that they are stored on their side.
 
 `file` is relative to the folder. Several labels are separated by `;` or, if the field holds no `;`, by spaces (so a
 name with a space is written `traffic light;`). No label at all is a picture without any of the classes. `difficult`
@@ -128,7 +129,7 @@ class FolderDataset:
     def _annotations(self) -> AnnotationFile | None:
         # Beside labels.csv opened at the first request for a mask and not before: training works with the file absent.
         path = self.path / "instances.json"
-        return AnnotationFile(path, self._report) if path.is_file() else None
+        return AnnotationFile(path, [self.path], self._report) if path.is_file() else None
 
 
 def _read_table(path: Path, report=refuse) -> list[tuple[str, str, list[str], list[str]]]:
