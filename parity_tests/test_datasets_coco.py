@@ -54,7 +54,9 @@ def edited(path: Path, change) -> Path:
 # ---- layouts and splits
 
 
-def test_the_classes_are_ordered_by_id(written):
+def test_the_classes_are_ordered_by_id(written, folder):
+    edited(folder / "annotations/instances_val2017.json", lambda content: content["categories"].reverse())
+    assert open_dataset(folder, "val").class_names == NAMES
     data = open_dataset(written, "val")
     assert data.class_names == NAMES and len(NAMES) == 80 and NAMES[0] == "person" and NAMES[79] == "toothbrush"
 
