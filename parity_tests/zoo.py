@@ -397,5 +397,5 @@ LAYERS = {
         lambda m, y: (lambda y: m.b(F.relu_(operator.iadd(m.b(y), y))))(m.r(y)), b=three(4), r=nn.ReLU(inplace=True)
     ),
     "functions": model(functions, a=conv(3, 4, 3, 2), b=three(4), c=conv(8, 3, 1)),
-    "nested": inside(lambda m, y: m.p(y), p=nn.Sequential(Plus(nn.Sequential(Plus(three(4), nn.ReLU())), nn.Dropout()))),
+    "nested": inside(lambda m, y: m.p(y), p=nn.Sequential(Plus(Plus(three(4), nn.ReLU()), nn.Dropout()))),
 }  # fmt: skip
