@@ -5,6 +5,7 @@ import re
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,34 @@ def test_one_wish_a_detection_is_all_that_mean_average_precision_needs(seed):
         wanted = np.concatenate(wishes[t])[order]
         value = _mean_average_precision(np.concatenate(labels)[order], wanted, kept, positives, true)[0]
         assert value == pytest.approx(mean_average_precision(records, thresholds, C).mean[k], abs=1e-12)
+
+
+def test_an_overlap_of_the_threshold_suppresses():
+    """Three peaks by falling score; the first two overlap by exactly 0.5, the first and the third by less."""
+    overlaps = np.array([[1.0, 0.5, 0.4], [0.5, 1.0, 0.0], [0.4, 0.0, 1.0]])
+    kept = np.zeros((3, 3), bool)
+    nms = np.array([0.4, 0.5, 0.6])
+    tuning._kept(np.arange(3), np.arange(3), np.zeros(3, int), overlaps, np.ones((3, 3), bool), nms, False, kept)
+    assert kept.tolist() == [[True, False, False], [True, False, True], [True, True, True]]
+
+
+def test_of_equal_proposals_the_first_is_chosen():
+    """Eq. 6 is 1.5, 2, 2, 3 for the four proposals, of which the last is not allowed."""
+    inside, contour = np.array([[0.5, 0.5, 1.0, 2.0]]), np.array([[1.0, 1.5, 1.0, 1.0]])
+    choice, value = np.zeros(1, int), np.zeros(1)
+    tuning._best(inside, contour, np.zeros((1, 4)), np.zeros(1, int), np.array([1, 1, 1, 0], bool), 1.0, 0.0, choice,
+                 value)  # fmt: skip
+    assert (choice.tolist(), value.tolist()) == ([1], [2.0])
+
+
+def test_a_peak_of_the_threshold_passes():
+    """With an absolute threshold its rule alone counts."""
+    share = np.array([0.25, 0.5, 1.0])
+    picture = SimpleNamespace(share=share, rules={(0.5, None): np.array([1, 1, 0], bool), (0.5, 0.1): share < 1})
+    base = SegmentationSettings(class_threshold=0.5)
+    cuts = [replace(base, peak_threshold=t) for t in (0.25, 0.5, 0.6)] + [replace(base, peak_minimum=0.1)]
+    passing = [[True, True, False], [False, True, False], [False, False, False], [True, True, False]]
+    assert tuning._passing(picture, cuts).tolist() == passing
 
 
 def test_pictures_in_which_nothing_can_be_found(problem):
