@@ -12,7 +12,7 @@ BOXES, COCO_MASKS = "eval/datasets/base.py", "eval/pictures/coco_masks.py"
 VOC, VOC_XML, SBD = (f"eval/datasets/voc/{file}.py" for file in ("dataset", "files", "sbd"))
 BASELINES, ANSWERS, VIEW = "eval/judging/boxes.py", "eval/judging/answers.py", "eval/judging/evaluators.py"
 PICTURE, RECORD, RUN = "eval/judging/picture.py", "eval/judging/record.py", "eval/judging/run.py"
-GATHER, WORTH, SEARCH = 3 * ("eval/tuning/search.py",)
+GATHER, WORTH, SEARCH = (f"eval/tuning/{file}.py" for file in ("gather", "worth", "search"))
 
 
 def _mutant(name, stem, first, *edits):

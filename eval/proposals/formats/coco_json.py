@@ -19,7 +19,7 @@ from prm import InputError
 from prm.accelerated.retrieval import Proposals
 from prm.files import reason
 
-from ..pictures.coco_masks import encoded
+from ...pictures.coco_masks import encoded
 from .entries import Key, checked_scores, first, natural, stem
 from .regions import from_dense
 
