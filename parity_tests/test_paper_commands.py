@@ -1,4 +1,4 @@
-"""The commands of docs/evaluation.md for VOC and COCO, each on a miniature in the official layout."""
+"""The commands of docs/paper.md for VOC and COCO, each on a miniature in the official layout."""
 
 import io
 import json
