@@ -14,8 +14,7 @@ from prm import InputError
 from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop, segmenter
 from prm.accelerated.networks import smallnet
 from prm.accelerated.networks.resnet50 import ResNet50
-from prm.accelerated.retrieval import Proposals
-from prm.accelerated.segmenter import choose, fit
+from prm.accelerated.retrieval import Proposals, choose, fit
 from prm.eval.bench import STAGES, clock, competitors, inputs, report, retrieval, walk
 from prm.eval.bench import peaks as bench_peaks
 from prm.eval.cli import app

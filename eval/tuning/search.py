@@ -35,8 +35,7 @@ from scipy.stats import spearmanr
 
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
-from prm.accelerated.segmenter import fit
-from prm.accelerated.stages import Fit
+from prm.accelerated.retrieval import Fit, fit
 
 from ..datasets import Sample
 from ..pipeline import in_order, threads
