@@ -22,7 +22,7 @@ from prm.eval.cli import app, training
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for room in (".", "docs", "reference", "parity_tests") for page in (ROOT / room).glob("*.md"))
 SCRIPTS = sorted(ROOT.glob("eval/results/*.sh"))
-STUBS = ("prm", "make", "python", "python3", "pip", "pytest", "ruff", "torchrun", "rm", ".venv/bin/pip")
+STUBS = ("prm", "make", "python", "python3", "pip", "pytest", "ruff", "torchrun", "rm", "cp", ".venv/bin/pip", ".venv/bin/prm")
 """Commands that are written down instead of run; everything else in a document's shell block is run."""
 
 # ---- pages
@@ -86,7 +86,7 @@ def check(words: Sequence[str], whole: bool = True) -> None:
     for words that are left out, or for a value.
     """
     name, *rest = words
-    if name == "prm":
+    if name.endswith("prm"):
         assert parses(rest, whole), " ".join(words)
     elif name == "torchrun" or (name.startswith("python") and "-m" in rest):
         module = rest[rest.index("-m") + 1]
