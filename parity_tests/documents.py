@@ -22,7 +22,8 @@ from prm.eval.cli import app, training
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for room in (".", "docs", "reference", "parity_tests") for page in (ROOT / room).glob("*.md"))
 SCRIPTS = sorted(ROOT.glob("eval/results/*.sh"))
-STUBS = ("prm", "make", "python", "python3", "pip", "pytest", "ruff", "torchrun", "rm", "cp", ".venv/bin/pip", ".venv/bin/prm")
+STUBS = ("prm", "make", "python", "python3", "pip", "pytest", "ruff", "torchrun", "rm", "cp", ".venv/bin/pip",
+         ".venv/bin/prm")  # fmt: skip
 """Commands that are written down instead of run; everything else in a document's shell block is run."""
 
 # ---- pages
