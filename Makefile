@@ -38,7 +38,7 @@ parity-long: $(INSTALLED)
 	$(BIN)/prm parity run --examples 10000 --networks 2000 --json parity-long.json
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS) --kernel-examples 300
 
-# Whether the tests would notice: some 120 mistakes, one at a time, in copies of the project. Before a release.
+# Whether the tests would notice: some 200 mistakes, one at a time, in copies of the project. Before a release.
 mutants: $(INSTALLED)
 	$(BIN)/python -m prm.parity_tests.mutants
 
