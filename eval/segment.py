@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from prm.files import reason
 
 from .pictures.export import to_coco_results, write_results
 from .pictures.figures import Entry, gallery, instance_rows, overlay, panel, write_png
-from .pictures.images import read_image
+from .pictures.images import names_of, read_image
 from .pipeline import SteadyMemory, in_order, threads
 from .proposals import open_proposals, proposals_for
 
@@ -46,6 +46,7 @@ class _Picture:
     """A picture on its way: each stage adds what the next one needs, and the last one leaves only what is small."""
 
     file: Path
+    name: str
     stem: str
     number: int
     image: np.ndarray | None = None
@@ -67,13 +68,15 @@ def segment_files(
     cache: Path | None = None,
     command: str = "",
     tick: Callable[[str], None] = lambda name: None,
+    names: Sequence[str] | None = None,
 ) -> Answers:
     """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
 
     The answers are those of one picture after the other, and memory does not grow with their number.
 
     proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
-    picture's name, in the order of `files`, once it is done.
+    file name, in the order of `files`, once it is done. names: of the pictures, for instances.json and, without suffix,
+    the pictures' own files in `out`; different, with "/" between folders. None: see `names_of`.
 
     A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
     with InputError.
@@ -81,7 +84,8 @@ def segment_files(
     if cache is not None:
         _check_cache(cache)
     source = _source(proposals, files, limit, cache)
-    pictures = (_Picture(file, stem, k) for k, (file, stem) in enumerate(zip(files, _stems(files)), start=1))
+    names = names_of(files) if names is None else names
+    pictures = map(_Picture, files, names, _stems(names), range(1, len(files) + 1))
     answers, entries, results = Answers(), [], []
     started, memory = time.perf_counter(), SteadyMemory()
     with threads(2) as (before, after):
@@ -130,7 +134,7 @@ def _finish(out: Path, class_names: Sequence[str], picture: _Picture) -> _Pictur
             write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
             write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
             categories = range(1, len(class_names) + 1)
-            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.file.name)
+            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.name)
         rows = instance_rows(picture.answer, class_names)
         picture.entry = Entry(str(picture.file), panel_file, overlay_file, rows)
     else:
@@ -190,15 +194,16 @@ def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Pa
     return lambda file, image: reader(str(file), image.shape[:2])[0]
 
 
-def _stems(files: Sequence[Path]) -> list[str]:
-    """A name for each picture's files, unlike all others: a.png and a.jpg become a and a-2."""
+def _stems(names: Sequence[str]) -> list[str]:
+    """What each picture's files begin with, unlike all others: a.png and a.jpg become a and a-2."""
     taken: set[str] = set()
     stems = []
-    for file in files:
-        stem, k = file.stem, 1
-        while stem in taken:
+    for name in map(PurePosixPath, names):
+        own = stem = (name.parent / name.stem).as_posix()
+        k = 1
+        while stem.casefold() in taken:  # some file systems take A and a for one
             k += 1
-            stem = f"{file.stem}-{k}"
-        taken.add(stem)
+            stem = f"{own}-{k}"
+        taken.add(stem.casefold())
         stems.append(stem)
     return stems

@@ -11,7 +11,7 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.pictures import images
-from prm.eval.pictures.images import find_images, read_image
+from prm.eval.pictures.images import find_images, names_of, read_image
 from prm.files import atomic_write
 
 RNG = np.random.default_rng(0)
@@ -214,6 +214,39 @@ def test_find_images(tmp_path):
         find_images([tmp_path / "folder.png"])
     with pytest.raises(InputError, match="nowhere"):
         find_images([tmp_path / "nowhere"])
+
+
+def test_find_images_in_subfolders(tmp_path):
+    others = (".cache/z.png", "out/x.overlay.png", "out/a/x.panel.png")
+    for name in ("b/x.png", "a/x.png", "a/deep/er/y.TIF", "w.png", *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    found = find_images(tmp_path, recursive=True, but=tmp_path / "out")
+    names = ["a/deep/er/y.TIF", "a/x.png", "b/x.png", "w.png"]
+    assert found == [tmp_path / name for name in names] and names_of(found, [tmp_path]) == names
+    assert find_images([tmp_path, tmp_path / "w.png", tmp_path / "a" / ".." / "w.png"]) == [tmp_path / "w.png"]
+    (tmp_path / "none" / "at" / "all").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no picture in this folder .* in it and its subfolders"):
+        find_images(tmp_path / "none", recursive=True)
+    with pytest.raises(InputError, match="as --recursive does"):
+        find_images(tmp_path / "none")
+
+
+@pytest.mark.parametrize("files, folders, names", [
+    (["p/x.png", "p/y.png"], ["p"], ["x.png", "y.png"]),
+    (["p/x.png", "p/a/y.png"], ["p"], ["x.png", "a/y.png"]),
+    (["p/a/x.png", "p/b/x.png"], ["p"], ["a/x.png", "b/x.png"]),
+    (["a/x.png", "b/x.png", "b/y.png"], ["a", "b"], ["a/x.png", "b/x.png", "b/y.png"]),
+    (["p/a/x.png", "q/a/x.png"], ["p/a", "q/a"], ["p/a/x.png", "q/a/x.png"]),
+    (["a/x.png", "b/y.png"], ["a/x.png", "b/y.png"], ["x.png", "y.png"]),
+    (["a/x.png", "b/x.png"], [], ["a/x.png", "b/x.png"]),
+    (["p/a/x.png", "p/x.png"], ["p", "p/a"], ["a/x.png", "p/x.png"]),
+    (["a/x.png", "a/x.jpg"], ["a"], ["x.png", "x.jpg"]),
+    ([], ["a"], []),
+])  # fmt: skip
+def test_names_of(tmp_path, files, folders, names):
+    assert names_of([tmp_path / file for file in files], [tmp_path / folder for folder in folders]) == names
 
 
 def test_atomic_write_is_whole_or_nothing(tmp_path):

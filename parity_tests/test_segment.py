@@ -107,6 +107,30 @@ def test_the_answers_are_those_of_one_picture_after_the_other(place, tmp_path, s
     assert [page.index(f"<h2>{file}") for file in files] == sorted(page.index(f"<h2>{file}") for file in files)
 
 
+def test_pictures_of_one_name_in_subfolders(place, tmp_path):
+    """Each is found, has its own name in instances.json and its own files, and is found again there as proposals."""
+    pictures = tmp_path / "pictures"
+    for k, name in enumerate(("a/x.png", "b/x.png", "b/x.bmp", "a-x.png")):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        draw(pictures / name, k)
+    prm = [str(Path(sys.executable).with_name("prm")), "segment", "-r", "-c", place / "net", "--limit", str(LIMIT)]
+    for _ in range(2):  # the second time, the answers' own pictures lie in the folder
+        done = subprocess.run([*prm, ".", "-o", "out"], capture_output=True, text=True, cwd=pictures)
+        assert done.returncode == 0, done.stderr
+    out, stems = pictures / "out", ("a-x", "a/x", "b/x", "b/x-2")
+    drawn = {f"{stem}.{kind}.png" for stem in stems for kind in ("overlay", "panel")}
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.*")} == drawn | {"instances.json", "index.html"}
+    page = (out / "index.html").read_text()
+    assert all(f'src="{name}"' in page for name in drawn)
+    found = json.loads((out / "instances.json").read_text())
+    names = ["a/x.png", "a-x.png", "b/x.bmp", "b/x.png"]
+    assert {one["image_id"]: one["file_name"] for one in found} == dict(enumerate(names, start=1))
+    for name in ("a-x.png", "a/x.png"):
+        again = subprocess.run([*prm, name, "-o", "again", "--proposals", out / "instances.json"], capture_output=True,
+                               text=True, cwd=pictures)  # fmt: skip
+        assert again.returncode == 0, again.stderr
+
+
 def test_figures_by_picture(place, tmp_path, segmenter):
     answers = segment.segment_files(segmenter, ["thing", "other"], files_of(place), tmp_path, limit=LIMIT)
     for number, picture in enumerate(answers.pictures.values()):

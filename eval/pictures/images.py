@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,24 +104,60 @@ def _stretch(values: np.ndarray) -> np.ndarray:
     return np.rint((values - low) * scale).astype(np.uint8)
 
 
-def find_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
-    """Pictures named on a command line: files as given, each folder replaced by the pictures directly inside, sorted.
+def find_images(
+    paths: str | os.PathLike | Iterable[str | os.PathLike], recursive: bool = False, but: Path | None = None
+) -> list[Path]:
+    """Pictures named on a command line: files as given, each folder replaced by the pictures inside, sorted.
 
+    recursive: also those in a folder's subfolders, however deep; links to folders are not followed, and folders whose
+    name starts with a dot are left out. but: a folder that is not gone into, such as that of the answers.
     A picture inside a folder is a file with a suffix of SUFFIXES, in either case, whose name does not start with a dot.
+    A file that is named twice is there once.
     Raises InputError: a path is missing or unreadable, or a folder holds no picture.
     """
-    found = []
+    found: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
         try:
-            if not path.is_dir():
+            if path.is_dir():
+                inside = sorted(_inside(path, recursive, but))
+            else:
                 path.stat()
-                found.append(path)
-                continue
-            inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+                inside = [path]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
         if not inside:
-            raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, not in subfolders)")
-        found += sorted(inside)
-    return found
+            where = "in it and its subfolders" if recursive else "not in subfolders, as --recursive does"
+            raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, {where})")
+        for file in inside:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def _inside(folder: Path, recursive: bool, but: Path | None) -> Iterator[Path]:
+    """The pictures of a folder; see `find_images`."""
+    for entry in folder.iterdir():
+        if entry.name[0] == ".":
+            continue
+        if entry.suffix.lower() in SUFFIXES and entry.is_file():
+            yield entry
+        elif recursive and entry.is_dir() and not entry.is_symlink():
+            if but is None or os.path.abspath(entry) != os.path.abspath(but):
+                yield from _inside(entry, recursive, but)
+
+
+def names_of(files: Sequence[Path], folders: Iterable[str | os.PathLike] = ()) -> list[str]:
+    """What to call each picture of a run: different names, as "a/x.png", with "/" on every system.
+
+    A picture is called by its path inside the innermost of `folders` that holds it, or else by its file name. Where
+    two would be called the same, all get one more of the folders above, as often as it takes.
+    """
+    parts = [Path(os.path.abspath(file)).parts[1:] for file in files]
+    roots = [Path(os.path.abspath(folder)).parts[1:] for folder in folders]
+    around = (max((len(r) for r in roots if p[: len(r)] == r != p), default=len(p) - 1) for p in parts)
+    own, names = [len(p) - n for p, n in zip(parts, around)], []
+    for more in range(max(map(len, parts), default=0)):
+        names = ["/".join(p[-(n + more) :]) for p, n in zip(parts, own)]
+        if len(set(names)) == len(names):
+            break
+    return names
