@@ -1,6 +1,8 @@
-"""From a picture to the network's input."""
+"""What callers hand in, as tensors: arrays, and a picture as the network's input."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,8 +22,18 @@ def stretch_contrast(image: np.ndarray, low: float = 0.5, high: float = 99.8) ->
     return np.rint(255 * table).astype(np.uint8)[image]
 
 
+def tensor_of(values: np.ndarray | Tensor | Sequence) -> Tensor:
+    """A tensor to be read, of a caller's array of any strides, byte order and flags; all else as `torch.as_tensor`.
+
+    It shares the array's memory where torch can; a read-only array, of which torch would warn, is copied.
+    """
+    if isinstance(values, np.ndarray):
+        values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(values)
+
+
 def to_input(image: np.ndarray, mean: list[float], std: list[float], contrast: bool = False) -> Tensor:
     """Network input (3, H, W) float32 of a picture (H, W, 3) uint8: stretched if asked, in [0, 1], normalised."""
-    pixels = torch.from_numpy(np.ascontiguousarray(stretch_contrast(image) if contrast else image))
+    pixels = tensor_of(stretch_contrast(image) if contrast else image)
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
