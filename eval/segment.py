@@ -72,7 +72,9 @@ def segment_files(
 ) -> Answers:
     """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
 
-    The answers are those of one picture after the other, and memory does not grow with their number.
+    The answers are those of one picture after the other, and memory does not grow with their number: at most five
+    pictures are under way. Of each are held 3 bytes a pixel, its proposals as runs, and what the network made of it at
+    its own size; full masks are made one at a time. Reading takes most beside that, see `read_image` and `to_input`.
 
     proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
     file name, in the order of `files`, once it is done. names: of the pictures, for instances.json and, without suffix,

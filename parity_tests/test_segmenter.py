@@ -177,6 +177,17 @@ def test_contrast_is_stretched_first(device):
     assert torch.equal(dim([image], proposals)[0].maps, bright([stretched], proposals)[0].maps)
 
 
+def test_a_giant_picture_is_reduced_in_8_bits_and_others_are_not(device):
+    """From 16 times the input's pixels on; within rounding of what floating point gives."""
+    settings = SegmentationSettings(longest=50)
+    segmenter = Segmenter(SmallCnn(["max", "strided"], 1), MEAN, STD, settings=settings, device=str(device))
+    for side, giant in ((199, False), (200, True), (900, True)):
+        image = picture(side, side, 1)
+        seen, exact = as_array(segmenter.network_input(image)[0]), network_input(image, (50, 50))
+        assert np.array_equal(seen, exact) != giant
+        assert np.abs(seen - exact).max() <= 2 / 255 / min(STD)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("made", [
     lambda a: a, lambda a: np.broadcast_to(a, a.shape), lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),

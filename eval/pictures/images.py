@@ -1,6 +1,7 @@
 """Pictures from disk: whatever a stranger's folder holds becomes an array or one clear error."""
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
       microscopes write 12-bit data into 16-bit files; NaN and -inf become 0, +inf 255, a constant picture is black.
       (Colour with 16 bits a channel keeps the high byte.)
     - Transparency is composited on white; a fully opaque alpha channel is dropped.
+
+    Memory: the file's own decoder aside, at most 12 bytes a pixel, which is 4 times the answer.
 
     Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS.
     """
@@ -78,30 +81,64 @@ def _decode(file: BinaryIO, name: str) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies what stands upright
     except Exception:  # an unreadable EXIF block says nothing about the pixels, which are whole
-        return image
+        pass
+    return image
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """A loaded picture of any Pillow mode -> (H, W, 3) uint8."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
+        return grey(stretched(np.asarray(image)))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in bands(image.height, image.width):
+        band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        pixels[rows] = np.asarray(_opaque(band).convert("RGB"))
+    return pixels
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """On white, if it has transparency."""
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))  # a copy: np.asarray would be read-only
+    return image
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """(H, W) numbers -> (H, W) uint8, the smallest finite value to 0 and the largest to 255."""
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+def grey(values: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 -> (H, W, 3)."""
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """(H, W) numbers -> (H, W) uint8, the smallest finite value to 0 and the largest to 255; memory: 1 byte a pixel."""
+    low, high = _extremes(values)
+    # Powers of two change no digit, and bring what would overflow into reach.
+    unit = 2.0 ** min(-math.frexp(max(abs(low), abs(high)))[1], 1000)
+    low, high = low * unit, high * unit
     scale = 255.0 / (high - low) if high > low else 0.0
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return np.rint((values - low) * scale).astype(np.uint8)
+    shown = np.empty(values.shape, np.uint8)
+    for rows in bands(*values.shape):
+        band = np.nan_to_num(values[rows].astype(np.float64) * unit, nan=low, posinf=high, neginf=low)
+        shown[rows] = np.rint((band - low) * scale)
+    return shown
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows, about a megapixel each, that together are the picture: what is made of one stays small."""
+    step = max(1, 2**20 // width)
+    return (slice(row, row + step) for row in range(0, height, step))
+
+
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest finite value; 0 and 0 where there is none."""
+    bounds = []
+    for rows in bands(*values.shape):
+        finite = values[rows][np.isfinite(values[rows])]
+        bounds += [float(finite.min()), float(finite.max())] if finite.size else []
+    return min(bounds, default=0.0), max(bounds, default=0.0)
 
 
 def find_images(
