@@ -17,7 +17,8 @@ from prm.accelerated import Proposals, Segmentation, Segmenter
 from prm.files import reason
 
 from .pictures.export import to_coco_results, write_results
-from .pictures.figures import Entry, gallery, instance_rows, overlay, panel, write_png
+from .pictures.figures import overlay, panel, write_png
+from .pictures.gallery import Entry, gallery, instance_rows
 from .pictures.images import names_of, read_image
 from .pipeline import SteadyMemory, in_order, threads
 from .proposals import open_proposals, proposals_for
