@@ -15,6 +15,7 @@ import torch
 from prm import InputError
 from prm.accelerated import Proposals, Segmentation, Segmenter
 from prm.files import reason
+from prm.settings import ReadSettings
 
 from .pictures.export import to_coco_results, write_results
 from .pictures.figures import overlay, panel, write_png
@@ -32,6 +33,7 @@ class Answers:
 
     instances : how many were found
     errors : by file name, one line of why the picture could not be used
+    notes : by file name, one line of what was taken of a file that holds more than a picture
     wall : seconds from the first picture's reading to the last file's writing
     pictures : by file name, {"seconds": by stage, "memory_mb": held by the process once the picture was done, or None}
     """
@@ -39,6 +41,7 @@ class Answers:
     instances: int = 0
     wall: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, dict] = field(default_factory=dict)
 
 
@@ -55,6 +58,7 @@ class _Picture:
     answer: Segmentation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
     entry: Entry | None = None
     results: list[dict] = field(default_factory=list)
 
@@ -70,6 +74,7 @@ def segment_files(
     command: str = "",
     tick: Callable[[str], None] = lambda name: None,
     names: Sequence[str] | None = None,
+    reading: ReadSettings | None = None,
 ) -> Answers:
     """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
 
@@ -79,7 +84,8 @@ def segment_files(
 
     proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
     file name, in the order of `files`, once it is done. names: of the pictures, for instances.json and, without suffix,
-    the pictures' own files in `out`; different, with "/" between folders. None: see `names_of`.
+    the pictures' own files in `out`; different, with "/" between folders. None: see `names_of`. reading: what
+    is taken of each file.
 
     A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
     with InputError.
@@ -92,7 +98,7 @@ def segment_files(
     answers, entries, results = Answers(), [], []
     started, memory = time.perf_counter(), SteadyMemory()
     with threads(2) as (before, after):
-        prepared = in_order(before, partial(_prepare, source), pictures)
+        prepared = in_order(before, partial(_prepare, source, reading), pictures)
         walked = map(partial(_walk, segmenter), prepared)
         for picture in in_order(after, partial(_finish, out, class_names), walked):
             entries.append(picture.entry)
@@ -101,6 +107,8 @@ def segment_files(
             answers.pictures[name] = {"seconds": picture.seconds, "memory_mb": memory()}
             if picture.error is not None:
                 answers.errors[name] = picture.error
+            elif picture.notes:
+                answers.notes[name] = "; ".join(picture.notes)
             tick(picture.file.name)
     answers.instances = len(results)
     write_results(out / "instances.json", results)
@@ -110,10 +118,10 @@ def segment_files(
     return answers
 
 
-def _prepare(source: Callable, picture: _Picture) -> _Picture:
+def _prepare(source: Callable, reading: ReadSettings | None, picture: _Picture) -> _Picture:
     with _errors_of(picture):
         with _timed(picture.seconds, "read"):
-            picture.image = read_image(picture.file)
+            picture.image = read_image(picture.file, None, reading, picture.notes.append)
         with _timed(picture.seconds, "proposals"):
             picture.proposals = source(picture.file, picture.image)
     return picture

@@ -290,6 +290,24 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
         Image.open(out / name).load()
 
 
+def test_the_command_says_what_it_took_of_a_file(place, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    with Image.open(place / "pictures" / "0.png") as picture:
+        values = np.moveaxis(np.array(picture), 2, 0).astype(np.float64)
+    (tmp_path / "pictures").mkdir()
+    for name, axes in (("stack", "ZYX"), ("cells", "CYX")):
+        stack, file = values if axes == "ZYX" else values[:2], tmp_path / "pictures" / f"{name}.tif"
+        tifffile.imwrite(file, stack, photometric="minisblack", metadata={"axes": axes})
+    command = [str(Path(sys.executable).with_name("prm")), "segment", "pictures", "-c", str(place / "net"),
+               "--limit", str(LIMIT), "--json", "figures.json", "--page", "1"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    note = f"pictures/stack.tif: axes ZYX {values.shape}: took Z 1 of 3"
+    assert done.returncode == 2 and f"prm: note: {note}\n" in done.stderr, done.stderr
+    assert done.stderr.count("prm: error: ") == 1 and "pictures/cells.tif: axes CYX" in done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["notes"] == {"pictures/stack.tif": note} and list(figures["failed"]) == ["pictures/cells.tif"]
+
+
 def test_the_command_says_time_and_memory(place, tmp_path):
     command = [str(Path(sys.executable).with_name("prm")), "segment", "pictures", "-c", "net", "-o", str(tmp_path),
                "--limit", str(LIMIT), "--json", str(tmp_path / "figures.json")]  # fmt: skip

@@ -4,7 +4,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,20 +13,30 @@ from PIL import Image, ImageOps
 
 from prm import InputError
 from prm.files import reason
+from prm.settings import ReadSettings
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 500_000_000
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # what its files begin with
 
 # Pillow refuses twice its own limit of 89 Mpixel, which scanned slides pass; read_image applies MAX_PIXELS instead.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Truncated File Read")  # the error says so
 
 
-def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = None) -> np.ndarray:
-    """The first frame of a picture, upright, as an (H, W, 3) uint8 RGB array.
+def read_image(
+    source: str | os.PathLike | bytes | BinaryIO,
+    name: str | None = None,
+    settings: ReadSettings | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> np.ndarray:
+    """A picture, upright, as an (H, W, 3) uint8 RGB array.
 
     source: a path, the bytes of a file, or a file object opened for reading in binary.
     name: what error messages call the picture; the path by default.
+    settings: which page and which channels; by default the first frame, and for TIFF see `tiff.read_tiff`.
+    note: told in one line what was taken of a file that holds more than one picture, or channels.
 
     - EXIF and TIFF orientation are applied; colour profiles are not.
     - Grey with more than 8 bits, and floating point, are stretched from the picture's own [min, max] to 0..255, because
@@ -34,10 +44,12 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
       (Colour with 16 bits a channel keeps the high byte.)
     - Transparency is composited on white; a fully opaque alpha channel is dropped.
 
-    Memory: the file's own decoder aside, at most 12 bytes a pixel, which is 4 times the answer.
+    Memory: the file's own decoder aside, at most 12 bytes a pixel, which is 4 times the answer; for TIFF see there.
 
-    Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS.
+    Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS; a
+    page or channel that is not there; a TIFF of which the settings leave open what to take.
     """
+    settings = settings or ReadSettings()
     if isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
         if os.path.isdir(source):
@@ -47,17 +59,41 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
             raise InputError(f"{name}: cannot be read ({reason(error)}); check the path") from error
         with file:
-            return _decode(file, name)
+            return _read(file, name, settings, note)
     name = name or str(getattr(source, "name", "picture"))
     data = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
     if isinstance(data, str):
         raise InputError(f"{name}: is opened as text; open it in binary mode ('rb')")
-    return _decode(io.BytesIO(data), name)
+    return _read(io.BytesIO(data), name, settings, note)
 
 
-def _decode(file: BinaryIO, name: str) -> np.ndarray:
-    if not file.read(1):
+def _read(file: BinaryIO, name: str, settings: ReadSettings, note: Callable[[str], None]) -> np.ndarray:
+    try:
+        beginning = file.read(4)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({reason(error)}); check the path") from error
+    if not beginning:
         raise InputError(f"{name}: is empty (0 bytes); copy the file again")
+    if beginning in TIFF:
+        from .tiff import read_tiff
+
+        return read_tiff(file, name, settings, note)
+    page, channels = settings.page or "0", settings.channel_numbers
+    if not page.isdecimal():
+        raise InputError(f"{name}: is no TIFF with axes; --page {page} must be a number")
+    picture = decode(file, name, int(page), note)
+    if channels is None:
+        return picture
+    if max(channels) > 2:
+        raise InputError(f"{name}: has channels 0 to 2 (red, green, blue), and no channel {max(channels)} (--channels)")
+    note(f"{name}: took {told_channels(channels)}")
+    return composed([picture[..., k] for k in channels])
+
+
+def decode(
+    file: BinaryIO, name: str, page: int = 0, note: Callable[[str], None] = lambda line: None
+) -> np.ndarray:
+    """A page of a file as Pillow reads it, as (H, W, 3) uint8; see `read_image`."""
     file.seek(0)
     try:
         image = Image.open(file)
@@ -67,16 +103,48 @@ def _decode(file: BinaryIO, name: str) -> np.ndarray:
         raise InputError(f"{name}: is not a picture in a known format; convert it to PNG or JPEG") from error
     except Exception as error:  # decoders raise whatever a damaged header makes them trip over
         raise InputError(f"{name}: is damaged ({reason(error)}); copy the file again") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles")
     try:
+        count = 1 if image.format in ("TIFF", "MPO") else getattr(image, "n_frames", 1)
+        if page >= count and image.format != "TIFF":
+            raise InputError(f"{name}: has {pages_to(count)}, and no page {page} (--page)")
+        if page:
+            image.seek(page)
+        width, height = image.size
+        check_pixels(width, height, name)
         image.load()
-        return _to_rgb(_upright(image))
+        picture = to_rgb(_upright(image))
+    except InputError:
+        raise
     except MemoryError as error:
         raise InputError(f"{name}: {width} x {height} does not fit into memory; cut it into tiles") from error
     except Exception as error:
         raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
+    if count > 1:
+        note(f"{name}: took page {page} of {count}")
+    return picture
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Raises InputError above MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles")
+
+
+def pages_to(count: int) -> str:
+    return f"pages 0 to {count - 1}" if count > 1 else "one page, 0"
+
+
+def told_channels(channels: Sequence[int]) -> str:
+    """In words, what becomes of so many channels."""
+    colours = "grey" if len(channels) == 1 else ", ".join(("red", "green", "blue")[: len(channels)])
+    return f"channel{'s' * (len(channels) > 1)} {', '.join(map(str, channels))} as {colours}"
+
+
+def composed(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """One (H, W) uint8 plane as grey, two as red and green, three as red, green and blue: (H, W, 3) uint8."""
+    if len(planes) == 1:
+        return np.repeat(planes[0][..., None], 3, axis=2)
+    return np.stack([*planes, np.zeros_like(planes[0])][:3], axis=2)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -87,10 +155,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     """A loaded picture of any Pillow mode -> (H, W, 3) uint8."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return grey(stretched(np.asarray(image)))
+        return composed([stretched(np.asarray(image))])
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for rows in bands(image.height, image.width):
         band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
@@ -107,11 +175,6 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image
 
 
-def grey(values: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 -> (H, W, 3)."""
-    return np.repeat(values[..., None], 3, axis=2)
-
-
 def stretched(values: np.ndarray) -> np.ndarray:
     """(H, W) numbers -> (H, W) uint8, the smallest finite value to 0 and the largest to 255; memory: 1 byte a pixel."""
     low, high = _extremes(values)
@@ -121,7 +184,9 @@ def stretched(values: np.ndarray) -> np.ndarray:
     scale = 255.0 / (high - low) if high > low else 0.0
     shown = np.empty(values.shape, np.uint8)
     for rows in bands(*values.shape):
-        band = np.nan_to_num(values[rows].astype(np.float64) * unit, nan=low, posinf=high, neginf=low)
+        with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+            band = values[rows].astype(np.float64) * unit
+        band = np.nan_to_num(band, nan=low, posinf=high, neginf=low)
         shown[rows] = np.rint((band - low) * scale)
     return shown
 
