@@ -24,7 +24,7 @@ from prm.eval.pictures.export import to_coco_results, write_results
 from prm.eval.pictures.figures import overlay, panel, write_png
 from prm.eval.pictures.images import read_image
 from prm.eval.pipeline import in_order, threads
-from prm.eval.proposals import proposals_for
+from prm.eval.proposals import open_proposals, proposals_for
 
 LIMIT = 60
 STAGES = {"read", "proposals", "forward", "peaks", "walk", "retrieval", "drawing"}
@@ -109,26 +109,27 @@ def test_the_answers_are_those_of_one_picture_after_the_other(place, tmp_path, s
 
 def test_pictures_of_one_name_in_subfolders(place, tmp_path):
     """Each is found, has its own name in instances.json and its own files, and is found again there as proposals."""
-    pictures = tmp_path / "pictures"
-    for k, name in enumerate(("a/x.png", "b/x.png", "b/x.bmp", "a-x.png")):
+    pictures, out = tmp_path / "pictures", tmp_path / "pictures" / "out"
+    for k, name in enumerate(("a/x.png", "b/x.png", "b/x.bmp", "a-x.png", "out/old.png")):
         (pictures / name).parent.mkdir(parents=True, exist_ok=True)
         draw(pictures / name, k)
-    prm = [str(Path(sys.executable).with_name("prm")), "segment", "-r", "-c", place / "net", "--limit", str(LIMIT)]
-    for _ in range(2):  # the second time, the answers' own pictures lie in the folder
-        done = subprocess.run([*prm, ".", "-o", "out"], capture_output=True, text=True, cwd=pictures)
-        assert done.returncode == 0, done.stderr
-    out, stems = pictures / "out", ("a-x", "a/x", "b/x", "b/x-2")
-    drawn = {f"{stem}.{kind}.png" for stem in stems for kind in ("overlay", "panel")}
-    assert {p.relative_to(out).as_posix() for p in out.rglob("*.*")} == drawn | {"instances.json", "index.html"}
+    prm = [str(Path(sys.executable).with_name("prm")), "segment", "-c", place / "net", "--limit", str(LIMIT)]
+    done = subprocess.run([*prm, "-r", ".", "-o", "out"], capture_output=True, text=True, cwd=pictures)
+    assert done.returncode == 0, done.stderr
+    drawn = {f"{stem}.{kind}.png" for stem in ("a-x", "a/x", "b/x", "b/x-2") for kind in ("overlay", "panel")}
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
+    assert files == drawn | {"instances.json", "index.html", "old.png"}
     page = (out / "index.html").read_text()
     assert all(f'src="{name}"' in page for name in drawn)
     found = json.loads((out / "instances.json").read_text())
     names = ["a/x.png", "a-x.png", "b/x.bmp", "b/x.png"]
     assert {one["image_id"]: one["file_name"] for one in found} == dict(enumerate(names, start=1))
-    for name in ("a-x.png", "a/x.png"):
-        again = subprocess.run([*prm, name, "-o", "again", "--proposals", out / "instances.json"], capture_output=True,
-                               text=True, cwd=pictures)  # fmt: skip
-        assert again.returncode == 0, again.stderr
+    reader = open_proposals(out / "instances.json")
+    for name in names[:2]:
+        with Image.open(pictures / name) as picture:
+            masks, scores = reader(str(pictures / name), picture.size[::-1])
+        own = [one["score"] for one in found if one["file_name"] == name]
+        assert scores.tolist() == own and len(masks) == len(own)
 
 
 def test_figures_by_picture(place, tmp_path, segmenter):
