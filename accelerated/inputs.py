@@ -63,8 +63,8 @@ def to_input(
     image = stretch_contrast(image) if contrast else image
     if size is not None and is_giant(image, size):
         image = reduced(image, size)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    pixels = tensor_of(image).permute(2, 0, 1).float().div_(255).sub_(mean).div_(std)
+    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    pixels = tensor_of(image).permute(2, 0, 1).float().div_(255).sub_(centre).div_(spread)
     if size is not None and pixels.shape[1:] != size:
         pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
     return pixels

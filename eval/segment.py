@@ -21,7 +21,8 @@ from .pictures.export import to_coco_results, write_results
 from .pictures.figures import overlay, panel, write_png
 from .pictures.gallery import Entry, gallery, instance_rows
 from .pictures.images import names_of, read_image
-from .pipeline import SteadyMemory, in_order, threads
+from .pictures.memory import SteadyMemory
+from .pictures.pipeline import in_order, threads
 from .proposals import open_proposals, proposals_for
 
 PRMS = 4  # shown in a panel

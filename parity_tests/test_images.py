@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from prm import InputError
-from prm.eval.pictures import images
+from prm.eval.pictures import decoding, images
+from prm.eval.pictures import orientation as images_orientation
 from prm.eval.pictures.images import find_images, names_of, read_image
 from prm.files import atomic_write
 
@@ -100,13 +101,13 @@ def test_float_tiff_is_stretched_and_not_finite_values_are_clipped():
 def test_stretching_in_bands_and_at_the_ends_of_floating_point(monkeypatch):
     values = DEEP / 7 - 100
     expected = stretched(values)[..., 0]
-    monkeypatch.setattr(images, "bands", lambda height, width: [slice(r, r + 5) for r in range(0, height, 5)])
-    np.testing.assert_array_equal(images.stretched(values), expected)
+    monkeypatch.setattr(decoding, "bands", lambda height, width: [slice(r, r + 5) for r in range(0, height, 5)])
+    np.testing.assert_array_equal(decoding.stretched(values), expected)
     signed = values - values.mean()
     for size in (1e-300, 1e300, 1e305, 1e-310):
-        shown = images.stretched(signed * size)
+        shown = decoding.stretched(signed * size)
         assert (shown.min(), shown.max()) == (0, 255), size
-    assert images.stretched(np.array([[-1.7e308, 0, 1.7e308]])).tolist() == [[0, 128, 255]]
+    assert decoding.stretched(np.array([[-1.7e308, 0, 1.7e308]])).tolist() == [[0, 128, 255]]
 
 
 def test_constant_16_bit_is_black():
@@ -155,17 +156,25 @@ def test_animation_gives_its_first_frame(format):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(format, orientation):
+def test_orientation(tmp_path, format, orientation):
+    """The picture becomes upright, and masks and boxes of its stored pixels in the same way."""
     stored = np.zeros((16, 24, 3), np.uint8)
     stored[:8, :8] = 255  # a white corner in an oblong: all eight orientations differ
     exif = Image.Exif()
     exif[0x0112] = orientation
-    result = read_image(encoded(Image.fromarray(stored), format, exif=exif))
+    (tmp_path / "file").write_bytes(encoded(Image.fromarray(stored), format, exif=exif))
+    result = read_image(tmp_path / "file")
     turned = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
               6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a)}
     expected = turned.get(orientation, lambda a: a)(stored)
     assert result.shape == expected.shape
     assert np.abs(result.astype(int) - expected).mean() < 4
+    assert images_orientation.stored(tmp_path / "file") == (orientation, (16, 24))
+    masks = images_orientation.turned(stored[None, ..., 0] > 0, orientation)
+    np.testing.assert_array_equal(masks[0], expected[..., 0] > 0)
+    (box,) = images_orientation.turned_boxes(np.array([[0.0, 0, 7, 7]]), orientation, (16, 24))
+    rows, columns = np.nonzero(masks[0])
+    assert box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -187,7 +196,7 @@ from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.eval.pictures.export import to_coco_results
 from prm.eval.pictures.figures import overlay, panel
 from prm.eval.pictures.images import read_image
-from prm.eval.proposals.grouping import _working_image
+from prm.eval.proposals.grouping.generator import _working_image
 
 torch.set_num_threads(1)
 segmenter = Segmenter(torch.nn.Conv2d(3, 2, 3), [0.5] * 3, [0.2] * 3, contrast=True)
@@ -258,7 +267,7 @@ def test_refuses_decompression_bombs():
         bomb += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     refused(bomb, "bomb.png", "500 Mpixel", name="bomb.png")
     refused(bomb.replace(header, struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)), "bomb.png", name="bomb.png")
-    assert Image.MAX_IMAGE_PIXELS >= images.MAX_PIXELS  # Pillow's own limit would refuse scanned slides
+    assert Image.MAX_IMAGE_PIXELS >= decoding.MAX_PIXELS  # Pillow's own limit would refuse scanned slides
 
 
 def test_find_images(tmp_path):

@@ -8,7 +8,8 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.datasets.folder import FolderDataset
-from prm.eval.pictures.images import composed, read_image, stretched
+from prm.eval.pictures.decoding import composed, stretched
+from prm.eval.pictures.images import read_image
 from prm.settings import ReadSettings
 
 tifffile = pytest.importorskip("tifffile")

@@ -18,18 +18,16 @@ from prm import InputError
 from prm.files import reason
 from prm.settings import ReadSettings
 
-from .images import check_pixels, composed, decode, pages_to, stretched, to_rgb, told_channels
+from .decoding import check_pixels, composed, decode, pages_to, stretched, to_rgb, told_channels
+from .orientation import turned
 
 if TYPE_CHECKING:
     import tifffile
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it has to say about tags is not for our users
 
-# How an array lies upright, by the tag Orientation.
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: np.rot90,
-}  # fmt: skip
+BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""What a TIFF file begins with."""
 
 
 def read_tiff(file: BinaryIO, name: str, settings: ReadSettings, note: Callable[[str], None]) -> np.ndarray:
@@ -204,7 +202,7 @@ def _picture(file: BinaryIO, name: str, series: tifffile.TiffPageSeries, taken: 
         return decode(file, name, _number(series, taken.at))
 
     def by_tifffile() -> np.ndarray:
-        return _turned(_by_tifffile(series, taken, page), page)
+        return _upright(_by_tifffile(series, taken, page), page)
 
     # Pillow mixes up what is deeper than 8 bits and one sample after the other, or in another order of bytes.
     apart = int(page.planarconfig) == 2
@@ -308,6 +306,7 @@ def _word(tag: int) -> str:
     return getattr(tag, "name", str(tag))
 
 
-def _turned(picture: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+def _upright(picture: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     tag = page.tags.get("Orientation")
-    return np.ascontiguousarray(_TURNS.get(int(tag.value) if tag else 1, lambda a: a)(picture))
+    orientation = int(tag.value) if tag and 1 <= int(tag.value) <= 8 else 1
+    return np.ascontiguousarray(np.moveaxis(turned(np.moveaxis(picture, 2, 0), orientation), 0, 2))
