@@ -30,12 +30,12 @@ def maps_to_pool(dtype: torch.dtype) -> list[dict]:
     M[0, 0, 0, 0], M[0, 0, 4, 4] = 0.75, 1.0
     add(M, 0.75 + 0.75 * eps / 4)
     # No peak passes: the first of equal maxima is the one.
-    M = np.zeros((1, 2, 3, 11))
-    M[0, 0, 0, 3] = M[0, 0, 0, 9] = M[0, 0, 2, 0] = 2
-    for upsample in (1, 3):
+    M = np.zeros((1, 2, 3, 3))
+    M[0, 0, 0, 2] = M[0, 0, 2, 0] = M[0, 0, 2, 2] = 2
+    for upsample, size in ((1, (3, 11)), (3, (3, 3))):
         add(M, 1e6, upsample)
         for threshold in ("median", -0.0, "max"):  # zeros of either sign are equal
-            add(rng.choice([-0.0, 0.0, -1.0], (1, 1, 3, 11)), threshold, upsample)
+            add(rng.choice([-0.0, 0.0, -1.0], (1, 1, *size)), threshold, upsample)
     for threshold in ("median", "max", None):
         add(rng.integers(0, 2, (1, 1, 3, 3)), threshold, 3)
         add(rng.integers(-4, 5, (1, 1, 1, 11)) / 8, threshold, 3)
