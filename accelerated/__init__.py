@@ -15,8 +15,7 @@ from .peak_backprop import PeakBackprop, register_rule
 from .peak_backprop.shared import INTERPRETED
 from .peak_stimulation import PeakStimulation, peak_stimulation
 from .retrieval import Proposals
-from .segmenter import Segmenter
-from .stages import Instance, Segmentation
+from .segmenter import Instance, Segmentation, Segmenter
 
 # Where no kernel can run, Triton is not even imported.
 if find_spec("triton") and (torch.version.cuda or torch.version.hip or INTERPRETED):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,10 +28,70 @@ from .checkpoint import Checkpoint
 from .inputs import to_input
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
-from .retrieval import Prepared, Proposals, background, best, merged, prepare, score, suppression, terms
-from .stages import Answer, Choice, Fit, Instance, Peaks, Responses, Segmentation, Walked
+from .retrieval import Choice, Fit, Proposals, choose, fit, merged
+from .stages import Peaks, Responses, Walked
 
 MIN_SIDE = 32  # least rows and columns of the network's input
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """All stages of one picture.
+
+    seconds : time by stage: forward, peaks, walk, retrieval; what a batch shares is shared evenly
+    """
+
+    walked: Walked
+    fitted: Fit
+    choice: Choice
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One segmented instance.
+
+    label : class index
+    mask : one run-length encoded mask at the picture's own size
+    score : Eq. 6
+    confidence : sigmoid of the class's score
+    peak : (row, column) in the picture's coordinates, pixel centres at integers
+    prm : (H, W), network input size, sum 1; the PRMs of suppressed instances are merged in
+    proposal : index among the proposals handed in
+    terms : the three sums of Eq. 6 before weighting: R over S, R over contour(S), Q over S
+    """
+
+    label: int
+    mask: Proposals
+    score: float
+    confidence: float
+    peak: tuple[float, float]
+    prm: Tensor
+    proposal: int
+    terms: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer for one picture: instances by falling score, none being a valid answer.
+
+    size : (H, W) of the picture
+    maps : (C, h, w) class response maps
+    scores : (C,) class scores before the sigmoid
+    peaks : number of peaks that were walked back
+    leaked : (peaks,) mass that each walk lost
+    bound : (peaks,) most by which each PRM may differ from the exact one in L1; 0 with epsilon = 0
+    seconds : as in `Answer`
+    """
+
+    size: tuple[int, int]
+    maps: Tensor
+    scores: Tensor
+    instances: list[Instance]
+    peaks: int = 0
+    leaked: Tensor | None = None
+    bound: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 # ---- the stages
@@ -150,7 +211,10 @@ class Segmenter:
     def find_peaks(self, responses: Responses, *settings: SegmentationSettings) -> Peaks:
         """The peaks that pass any of `settings` (default: the segmenter's own): Algorithm 1, lines 3-5."""
         passes = torch.stack([passing(responses, s) for s in settings or (self.settings,)]).any(dim=0)
-        return Peaks(responses.peaks[passes], responses.response[passes], responses.share[passes])
+        peaks, map_size = responses.peaks[passes], responses.maps.shape[2:]
+        positions = [self.position(at, map_size, responses.sizes[n]) for n, _, *at in peaks.tolist()]
+        return Peaks(peaks, responses.response[passes], responses.share[passes],
+                     np.array(positions, np.float64).reshape(-1, 2))  # fmt: skip
 
     @torch.no_grad()
     def walk(self, responses: Responses, peaks: Peaks) -> list[Walked]:
@@ -159,11 +223,9 @@ class Segmenter:
         for n, size in enumerate(responses.sizes):
             mine = peaks.peaks[:, 0] == n
             kept = mine & ~walked.empty
-            own, map_size = peaks.peaks[kept, 1:], responses.maps.shape[2:]
-            positions = [self.position(peak, map_size, size) for peak in own[:, 1:].tolist()]
             found.append(Walked(
-                size, responses.maps[n], responses.scores[n], own, peaks.response[kept], peaks.share[kept],
-                np.array(positions, np.float64).reshape(-1, 2), walked.prms[kept], walked.leaked[mine],
+                size, responses.maps[n], responses.scores[n], peaks.peaks[kept, 1:], peaks.response[kept],
+                peaks.share[kept], peaks.positions[kept.cpu().numpy()], walked.prms[kept], walked.leaked[mine],
                 walked.bound[mine],
             ))  # fmt: skip
         return found
@@ -215,47 +277,6 @@ def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
         weakest = responses.share[mine].argsort(descending=True, stable=True)[s.max_peaks :]
         passes[mine[weakest]] = False
     return passes
-
-
-def fit(
-    walked: Walked, proposals: Proposals, settings: SegmentationSettings, ready: Prepared | None = None
-) -> Fit:  # fmt: skip
-    """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights.
-
-    ready: what `retrieval.prepare` makes of the proposals for the settings and the maps' size; None: made here.
-    """
-    s, size = settings, (walked.prms.shape[1], walked.prms.shape[2])
-    if not len(walked.peaks):  # nothing to fit: no contour is drawn
-        none = torch.zeros(len(proposals), dtype=torch.bool, device=walked.prms.device)
-        sums = walked.prms.new_zeros(0, len(proposals), 3, dtype=torch.float64)
-        return Fit(proposals, proposals, none, sums, walked.maps[:0], walked.peaks[:, 0])
-    if ready is None:
-        ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
-    classes, of = walked.peaks[:, 0].unique(return_inverse=True)
-    sums = terms(walked.prms, ready, background(walked.maps, classes, size, s.bias), of)
-    return Fit(proposals, ready.masks, ready.allowed, sums, walked.maps[classes], of)
-
-
-def choose(
-    walked: Walked, fitted: Fit, settings: SegmentationSettings, keep: tuple[float, float, float] = (1, 1, 1)
-) -> Choice:
-    """The best proposal of each peak by Eq. 6, then non-maximum suppression: Algorithm 1, lines 8-13.
-
-    settings: those that `fitted` was made with. keep: factors of the instance-aware, the boundary-aware and the
-    class-aware term; 0 leaves one out.
-    """
-    s, device = settings, fitted.sums.device
-    if not len(walked.peaks) or not bool(fitted.allowed.any()):
-        none = torch.zeros(0, dtype=torch.int64, device=device)
-        return Choice(none, none, none.double())
-    sums = fitted.sums * torch.tensor(keep, dtype=torch.float64, device=device)
-    values = score(sums, s.alpha, s.beta_area / (fitted.masks.height * fitted.masks.width))
-    choice = best(values, fitted.allowed)
-    value = values.gather(1, choice[:, None])[:, 0]
-    rivals = fitted.proposals.select(choice.to(fitted.proposals.device)).ious() >= s.nms
-    left = suppression(rivals, value, walked.peaks[:, 0], walked.peaks[:, 1:], s.nms_per_class)
-    kept = torch.tensor(list(left), dtype=torch.int64, device=device)
-    return Choice(kept, choice[kept], value[kept], tuple(map(tuple, left.values())))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from prm import InputError
 from prm.accelerated.peak_backprop import PeakResponseMaps
 from prm.accelerated.peak_stimulation import enlarge
-from prm.accelerated.retrieval import Proposals, background, best, score, suppression
-from prm.accelerated.stages import Choice, Walked
+from prm.accelerated.retrieval import Choice, Proposals, background, best, score, suppression
+from prm.accelerated.stages import Walked
 from prm.settings import SegmentationSettings
 
 TINY = 1e-7  # of max(U_hat) * sum(W+_o): below it Z is rounding noise, as in the fast path

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from prm.accelerated.retrieval import prepare, score
-from prm.accelerated.segmenter import choose, fit
+from prm.accelerated.retrieval import choose, fit, prepare, score
 from prm.settings import SegmentationSettings
 
 from .clock import forget_highest, highest, interleave, mb, timed, totals

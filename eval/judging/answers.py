@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from prm.accelerated import Proposals, SegmentationSettings
-from prm.accelerated.retrieval import suppression
-from prm.accelerated.segmenter import choose, fit
-from prm.accelerated.stages import Choice, Fit, Walked
+from prm.accelerated.retrieval import Choice, Fit, choose, fit, suppression
+from prm.accelerated.stages import Walked
 
 from .boxes import best_overlapping, cam_boxes, ellipses, instance_boxes, peak_boxes, rectangles
 

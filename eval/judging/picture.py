@@ -10,7 +10,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from prm.accelerated import Proposals, Segmenter
-from prm.accelerated.stages import Choice, Walked
+from prm.accelerated.retrieval import Choice
+from prm.accelerated.stages import Walked
 
 from ..datasets.base import VOID
 from ..metrics import confusion, merge_instances, response_record, strongest_points
