@@ -42,8 +42,12 @@ parity-long: $(INSTALLED)
 mutants: $(INSTALLED)
 	$(BIN)/python -m prm.parity_tests.mutants
 
+# Mypy looks for a package where a folder has its name, and the checkout may have any: a link has the package's.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	mkdir -p $(VENV)/checked
+	ln -sfn ../.. $(VENV)/checked/prm
+	$(BIN)/mypy
 
 # From image-level labels to masks in a few minutes: draw scenes, train on their labels, judge on masks, look.
 demo: $(INSTALLED)

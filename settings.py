@@ -16,12 +16,12 @@ from prm import InputError
 PRECISIONS = ("ieee", "tf32", "bf16")
 
 
-def meanings(settings: type) -> dict[str, str]:
+def meanings(settings: type[Any]) -> dict[str, str]:
     """What each field of a settings class means, from its docstring: lines "name : text", which may go on indented."""
     found: dict[str, str] = {}
     for line in (settings.__doc__ or "").splitlines():
         name, colon, text = line.strip().partition(" : ")
-        if colon and name in settings.__dataclass_fields__:
+        if colon and name in {f.name for f in fields(settings)}:
             last = name
             found[last] = text.strip()
         elif found and line.strip():

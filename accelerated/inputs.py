@@ -23,5 +23,5 @@ def stretch_contrast(image: np.ndarray, low: float = 0.5, high: float = 99.8) ->
 def to_input(image: np.ndarray, mean: list[float], std: list[float], contrast: bool = False) -> Tensor:
     """Network input (3, H, W) float32 of a picture (H, W, 3) uint8: stretched if asked, in [0, 1], normalised."""
     pixels = torch.from_numpy(np.ascontiguousarray(stretch_contrast(image) if contrast else image))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
+    centre, spread = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels.permute(2, 0, 1).float() / 255 - centre) / spread

@@ -130,7 +130,7 @@ def train(
         checkpoint = _resumed(page, checkpoint)
         rows = _logged(out / "log.jsonl")[: checkpoint.epoch]
     # Channels last: the layout that convolutions are fastest in, on a CPU too (1.4x here).
-    model = checkpoint.model().to(device, memory_format=torch.channels_last)
+    model = checkpoint.model().to(device).to(memory_format=torch.channels_last)
     pool = aggregation(checkpoint.aggregation["name"], **checkpoint.aggregation.get("options", {})).to(device)
     optimizer = torch.optim.SGD(
         parameter_groups(model, settings), momentum=settings.momentum, weight_decay=settings.weight_decay

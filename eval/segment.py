@@ -19,7 +19,8 @@ from prm.files import reason
 from .pictures.export import to_coco_results, write_results
 from .pictures.figures import Entry, gallery, instance_rows, overlay, panel, write_png
 from .pictures.images import read_image
-from .pipeline import SteadyMemory, in_order, threads
+from .pictures.memory import SteadyMemory
+from .pictures.pipeline import in_order, threads
 from .proposals import open_proposals, proposals_for
 
 PRMS = 4  # shown in a panel

@@ -33,7 +33,7 @@ KERNELS_RANK = "accelerated/kernels/retrieval.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
 RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop.py"
-REF_NET, REF_RANK = "reference/network.py", "reference/retrieval.py"
+REF_NET, REF_RANK = "reference/network", "reference/retrieval.py"
 
 
 FIRST = {
@@ -339,12 +339,12 @@ MUTANTS = (
     _mutant("all of P to both summands", "peak_backprop", REF_TO_BOTH),
     _mutant("nothing where no summand is positive", "peak_backprop", (REF_WALK, "1.0 / len(takers))", "0.0)")),
     _mutant("batch norm not folded", "peak_backprop",
-            (REF_NET, 'if source.op == "conv2d" and consumers', 'if source.op == "none" and consumers')),
+            (f"{REF_NET}/planning.py", 'if source.op == "conv2d" and', 'if source.op == "none" and')),
     _mutant("gamma's sign forgotten in folding", "peak_backprop",
             (REF_WALK, "scale = (1.0 if gamma is None else np.asarray(gamma, np.float64))",
              "scale = (1.0 if gamma is None else np.abs(gamma))")),
     _mutant("the last of several consumers counts", "peak_backprop",
-            (REF_NET, "mass[name] = mass.get(name, 0.0) + share", "mass[name] = share")),
+            (f"{REF_NET}/passes.py", "mass[name] = mass.get(name, 0.0) + share", "mass[name] = share")),
     _mutant("adaptive bins end early", "peak_backprop",
             (REF_WALK, "-((-(p + 1) * size) // out)", "max((p + 1) * size // out, p * size // out + 1)")),
     _mutant("the image's edge makes a contour", "retrieval",

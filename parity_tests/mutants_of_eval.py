@@ -8,11 +8,11 @@ AP, BOOTSTRAP, COCO_AP = "eval/metrics/classification.py", "eval/metrics/bootstr
 INSTANCES, POINTS, RANKING = "eval/metrics/instances.py", "eval/metrics/localization.py", "eval/metrics/ranking.py"
 RESPONSE, SEMANTIC, FAILURES = "eval/metrics/response.py", "eval/metrics/semantic.py", "eval/metrics/failures.py"
 BBBC038, COCO, FOLDER = "eval/datasets/bbbc038.py", "eval/datasets/coco.py", "eval/datasets/folder.py"
-BOXES = "eval/datasets/base.py"
+BOXES, COCO_MASKS = "eval/datasets/base.py", "eval/pictures/coco_masks.py"
 VOC, VOC_XML, SBD = (f"eval/datasets/voc/{file}.py" for file in ("dataset", "files", "sbd"))
 BASELINES, ANSWERS, VIEW = "eval/judging/boxes.py", "eval/judging/answers.py", "eval/judging/evaluators.py"
 PICTURE, RECORD, RUN = "eval/judging/picture.py", "eval/judging/record.py", "eval/judging/run.py"
-GATHER, WORTH, SEARCH = 3 * ("eval/tuning/search.py",)
+GATHER, WORTH, SEARCH = (f"eval/tuning/{file}.py" for file in ("gather", "worth", "search"))
 
 
 def _mutant(name, stem, first, *edits):
@@ -99,7 +99,7 @@ MUTANTS_OF_EVAL = (
             (VOC, 'for f in ("1", "0"))', 'for f in ("1", "-1"))')),
     _mutant("a test picture shows nothing", "datasets", "test_pictures_without",
             (VOC, "sure, doubtful = set(), set(range(len(self.class_names)))", "sure, doubtful = set(), set()")),
-    _mutant("VOC's void pixels belong to objects", "datasets", "what_is_written_comes_back",
+    _mutant("VOC's void pixels belong to objects", "datasets", "either_map",
             (VOC, "[:, None, None]) & ~void", "[:, None, None])")),
     _mutant("an object's class is the first it touches", "datasets", "most_of_its_pixels",
             (VOC, "counts[numbers].argmax(axis=1)", "(counts[numbers] > 0).argmax(axis=1)")),
@@ -113,13 +113,22 @@ MUTANTS_OF_EVAL = (
             (COCO, "x + max(width - 1, 0), y + max(height - 1, 0)", "x + width, y + height")),
     _mutant("a crowd makes a label", "datasets", "a_sample_says",
             (COCO, "for entry in entries if not entry.crowd}", "for entry in entries}")),
+    _mutant("a picture upside down is always upright", "datasets", "sizes_do_not_tell",
+            (COCO, "if size != upright else self._as_stored", "if size != upright else False")),
+    _mutant("masks of stored pixels are never turned", "datasets", "stated_size_tells",
+            (COCO, "masks = turned(masks, self.turn(name))", "masks = turned(masks, 1)")),
     _mutant("COCO's classes as the file has them", "datasets", "ordered_by_id",
             (COCO, "for key in sorted(categories)", "for key in categories")),
     _mutant("runs go along rows", "datasets", "folder_masks",
-            (COCO, "coco.decode(segmentation).astype(bool)",
-             "coco.decode(segmentation).T.reshape(height, width).astype(bool)")),
+            (COCO, "coco.decode(encoded(entry.segmentation, self.images[name])).astype(bool)",
+             "coco.decode(encoded(entry.segmentation, self.images[name])).T.reshape(self.images[name]).astype(bool)")),
     _mutant("runs are differences one run too early", "datasets", "what_is_written_comes_back",
-            (COCO, "(runs[-2] if len(runs) > 2 else 0)", "(runs[-2] if len(runs) > 1 else 0)")),
+            (COCO_MASKS, "if count > 2:", "if count > 1:")),
+    _mutant("a cut polygon ends in the picture", "datasets", "cut",
+            (COCO_MASKS, "_cut(points, axis, -1.0, 1)", "_cut(points, axis, 1.0, 1)")),
+    _mutant("a crossing is measured from the far end", "datasets", "lead_far",
+            (COCO_MASKS, "near, far = (points[k], points[k - 1]) if inside[k]",
+             "near, far = (points[k], points[k - 1]) if not inside[k]")),
     _mutant("blanks always separate labels", "datasets", "folder",
             (FOLDER, r're.split(";" if ";" in field else r"\s+", field)', r're.split(r";|\s+", field)')),
     _mutant("a quarter of a nucleus is not enough", "datasets", "the_tile_rule",
@@ -134,7 +143,7 @@ MUTANTS_OF_EVAL = (
     # ---- the judge
     _mutant("union counts common pixels twice", "judging", "figures_are_those",
             (RECORD, "truth.areas[None, :] - found.common", "truth.areas[None, :]")),
-    _mutant("void pixels are never cleared", "judging", "figures_are_those",
+    _mutant("void pixels are never cleared", "judging", "cleared_from_the_prediction",
             (RECORD, "areas = found.areas - found.void if void else found.areas", "areas = found.areas")),
     _mutant("void pixels are judged", "judging", "pixels_are_counted_once",
             (PICTURE, "true[sample.void] = VOID", "true[sample.void] = 0")),
@@ -144,17 +153,17 @@ MUTANTS_OF_EVAL = (
             (PICTURE, "_codes(masks & ~sample.void)", "_codes(masks)")),
     _mutant("reached is what the first proposal overlaps", "judging", "upper_bounds",
             (PICTURE, "proposals.ious(truth).amax(dim=0)", "proposals.ious(truth)[0]")),
-    _mutant("a proposal must exceed the overlap to reach", "judging", "",
+    _mutant("a proposal must exceed the overlap to reach", "judging", "reaches_what_it_overlaps",
             (VIEW, "defined_mean(best >= t)", "defined_mean(best > t)")),
-    _mutant("doubtful labels are absent ones", "judging", "",
+    _mutant("doubtful labels are absent ones", "judging", "doubtful_labels",
             (PICTURE, "present[list(sample.labels)], present[list(sample.difficult)] = 1, -1",
              "present[list(sample.labels)], present[list(sample.difficult)] = 1, 0")),
-    _mutant("doubtful labels are not left out", "judging", "",
+    _mutant("doubtful labels are not left out", "judging", "doubtful_labels",
             (VIEW, "given = scores, present == 1, present == -1", "given = scores, present == 1, present == 2")),
-    _mutant("crowds are background", "judging", "",
+    _mutant("crowds are background", "judging", "no_background",
             (PICTURE, "true[sample.crowd[0].any(axis=0) & (true == 0)] = VOID",
              "true[sample.crowd[0].any(axis=0) & (true == 0)] = 0")),
-    _mutant("crowds are instances to be found", "judging", "",
+    _mutant("crowds are instances to be found", "judging", "not_to_be_found",
             (VIEW, "crowd = np.arange(len(labels)) >= len(truth.labels)", "crowd = np.arange(len(labels)) < 0")),
     _mutant("another term is left out", "judging", "leaving_a_term_out",
             (ANSWERS, '"prm: without the class-aware term": (1, 1, 0)',
@@ -165,21 +174,21 @@ MUTANTS_OF_EVAL = (
             (BASELINES, "np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:])", "0")),
     _mutant("an ellipse half a pixel short", "judging", "as_the_formulas_say",
             (BASELINES, "(x1 - x0 + 1) / 2", "(x1 - x0) / 2")),
-    _mutant("boxes without rivals in all classes", "judging", "",
+    _mutant("boxes without rivals in all classes", "judging", "rivals_in_their_own_class",
             (ANSWERS, "torch.from_numpy(labels), corners, per_class=True)",
              "torch.from_numpy(labels), corners, per_class=False)")),
-    _mutant("a peak inside an instance of any class", "judging", "",
+    _mutant("a peak inside an instance of any class", "judging", "peak_counts_inside",
             (PICTURE, "(under & (sample.mask_labels[:, None] == labels)).any(axis=0)", "under.any(axis=0)")),
     # ---- the search for settings
-    _mutant("> for >= in suppression", "tuning", "full_search",
+    _mutant("> for >= in suppression", "tuning", "threshold_suppresses",
             (WORTH, "overlaps[at[p], at[k]] >= nms[t]", "overlaps[at[p], at[k]] > nms[t]")),
     _mutant("suppression per class ignored", "tuning", "full_search",
             (WORTH, "(labels[p] == labels[k] or not per_class)", "(labels[p] == labels[k] or True)")),
-    _mutant("last of equal proposals", "tuning", "full_search",
+    _mutant("last of equal proposals", "tuning", "of_equal_proposals",
             (WORTH, "choice[p] < 0 or score > value[p]", "choice[p] < 0 or score >= value[p]")),
     _mutant("beta not by area", "tuning", "full_search",
             (WORTH, "alpha, beta_area / area,", "alpha, beta_area,")),
-    _mutant("> for >= at the peak threshold", "tuning", "",
+    _mutant("> for >= at the peak threshold", "tuning", "threshold_passes",
             (WORTH, "picture.share >= cut.peak_threshold", "picture.share > cut.peak_threshold")),
     _mutant("precision not made monotone", "tuning", "one_wish",
             (WORTH, "best[c] = max(best[c], precision[h])", "best[c] = precision[h]")),

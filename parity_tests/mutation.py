@@ -70,7 +70,7 @@ class Mutant:
 
 EVALUATION = {
     "metrics": ("metrics", "metrics_tables"),
-    "datasets": ("datasets", "datasets_check", "datasets_coco", "datasets_voc"),
+    "datasets": ("datasets", "datasets_check", "datasets_coco", "datasets_voc", "coco_masks"),
     "judging": ("boxes", "judging", "watershed"),
     "tuning": ("tuning",),
 }

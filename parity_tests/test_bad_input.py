@@ -15,7 +15,8 @@ from PIL import Image
 
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval.pictures.images import read_image
-from prm.eval.proposals import authors_json, proposals_for
+from prm.eval.proposals import proposals_for
+from prm.eval.proposals.formats import authors_json
 
 TINY = ["--network-options", '{"widths": [4, 4]}', "--size", "32", "--epochs", "1"]
 PICTURE = np.random.default_rng(0).integers(0, 60, (48, 64, 3), dtype=np.uint8)

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 from prm import InputError
-from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop, segmenter
+from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop
 from prm.accelerated.networks import smallnet
 from prm.accelerated.networks.resnet50 import ResNet50
-from prm.accelerated.retrieval import Proposals, choose, fit
+from prm.accelerated.retrieval import Proposals, choice, choose, fit
 from prm.eval.bench import STAGES, clock, competitors, inputs, report, retrieval, walk
 from prm.eval.bench import peaks as bench_peaks
-from prm.eval.cli import app
+from prm.eval.bench.__main__ import MEASURES
+from prm.eval.cli import bench as bench_cli
+from prm.parity_tests import command
 from prm.parity_tests.convert import to_reference
 from prm.reference import network as oracle
 from prm.reference import peak_stimulation as eq_peaks
@@ -128,7 +129,7 @@ def test_without_zennit(monkeypatch):
     monkeypatch.setitem(sys.modules, "zennit", None)
     with pytest.raises(InputError, match=r'pip install .*"\.\[bench\]"'):
         competitors.zennit_walk(plain_network())
-    assert refused("walk", "--network", "smallnet", "--competitor", "zennit").startswith("the competitor zennit needs")
+    assert command.error("bench", "walk", "--competitor", "zennit").startswith("the competitor zennit needs")
 
 
 def test_dense_retrieval_is_the_oracle():
@@ -181,13 +182,9 @@ def test_a_right_walk_has_a_speed():
         ("ours", 3, True), ("autograd", 2, True), ("autograd-channels-last", 2, True),
     ]  # fmt: skip
     ours, theirs, _ = row["variants"]
-    expected = statistics_of(theirs["per_peak"]["rounds"], ours["per_peak"]["rounds"])
+    expected = np.median(np.divide(theirs["per_peak"]["rounds"], ours["per_peak"]["rounds"]))
     assert theirs["ratio"]["median"] == pytest.approx(expected) and len(theirs["ratio"]["rounds"]) == 2
     assert theirs["per_peak"]["min"] <= theirs["per_peak"]["median"] <= theirs["per_peak"]["max"]
-
-
-def statistics_of(theirs, ours):
-    return float(np.median(np.divide(theirs, ours)))
 
 
 def test_a_wrong_walk_has_none(monkeypatch):
@@ -209,20 +206,16 @@ def test_a_walk_that_is_not_the_oracles_has_none():
     assert not numbers_of(row) and printed(*report.walk_tables([row])).count(report.WRONG) == 3
 
 
-def test_wrong_retrieval_has_none(monkeypatch):
-    right = segmenter.score
-    monkeypatch.setattr(segmenter, "score", lambda sums, alpha, beta: right(sums, alpha, 2 * beta))
-    row = retrieval.measure_retrieval(12, 3, (60, 80), rounds=1) | {"malloc": "default"}
-    assert not row["passed"] and not numbers_of(row)
-    assert printed(report.retrieval_table([row])).count(report.WRONG) == 3
-
-
-def test_wrong_peaks_have_none(monkeypatch):
-    right = competitors.pooled_peaks
-    monkeypatch.setattr(bench_peaks, "pooled_peaks", lambda maps: (lambda s, p: (s, p[1:]))(*right(maps)))
-    row = bench_peaks.measure_peaks((2, 3, 14, 14), rounds=1) | {"malloc": "default"}
-    assert not row["passed"] and not numbers_of(row)
-    assert printed(report.peaks_table([row])).count(report.WRONG) == 2
+def test_wrong_retrieval_and_wrong_peaks_have_none(monkeypatch):
+    score, pooled = choice.score, bench_peaks.pooled_peaks
+    monkeypatch.setattr(choice, "score", lambda sums, alpha, beta: score(sums, alpha, 2 * beta))
+    monkeypatch.setattr(bench_peaks, "pooled_peaks", lambda maps: (lambda s, p: (s, p[1:]))(*pooled(maps)))
+    for row, table, variants in (
+        (retrieval.measure_retrieval(12, 3, (60, 80), rounds=1), report.retrieval_table, 3),
+        (bench_peaks.measure_peaks((2, 3, 14, 14), rounds=1), report.peaks_table, 2),
+    ):
+        assert not row["passed"] and not numbers_of(row)
+        assert printed(table([row | {"malloc": "default"}])).count(report.WRONG) == variants
 
 
 def printed(*tables):
@@ -245,19 +238,32 @@ def test_rounds_run_every_variant_in_turn():
 # ---- the commands
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Measures in this process: what a new one would give, without its start of seconds."""
+
+    def measure(kind, arguments, malloc, threads):
+        torch.set_num_threads(threads)
+        return json.loads(json.dumps(MEASURES[kind](**json.loads(json.dumps(arguments))))) | {"malloc": malloc}
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(bench_cli, "measure", measure)
+    yield
+    torch.set_num_threads(before)
+
+
 def bench_command(*arguments, tmp_path):
     """Figures of a run of `prm bench` with one thread, and what it printed."""
     file = tmp_path / "figures.json"
-    result = CliRunner().invoke(app, ["bench", *map(str, arguments), "--threads", "1", "--json", str(file)])
-    assert result.exit_code == 0, result.exception or result.output
+    printed = command.done("bench", *arguments, "--threads", 1, "--json", file)
     page = json.loads(file.read_text())
     assert {"machine", "rows", "command", "threads", "torch"} <= set(page) and page["threads"] == 1
     assert {"cpu", "cores", "memory_gb", "python", "numpy", "malloc", "date", "onednn"} <= set(page["machine"])
-    assert page["machine"]["cpu"] in result.output and "WRONG" not in result.output
-    return page["rows"], result.output
+    assert page["machine"]["cpu"] in printed and "WRONG" not in printed
+    return page["rows"], printed
 
 
-def test_walk_command(tmp_path):
+def test_walk_command(here, tmp_path):
     rows, out = bench_command(
         "walk", "--network", "smallnet", "--size", 32, "--size", "40x48", "--peaks", 4, "--competitor", "autograd",
         "--rounds", 2, "--where", "centre", "--plot", tmp_path / "walk.png", tmp_path=tmp_path,
@@ -284,20 +290,13 @@ def test_peaks_command(tmp_path):
     assert rows[0]["passed"] and {"forward", "forward and backward"} <= set(rows[0]["variants"][1])
 
 
-def test_segment_command(tmp_path):
+def test_segment_command(here, tmp_path):
     rows, out = bench_command(
         "segment", "--network", "smallnet", "--size", 48, "--peaks", 3, "--limit", 12, "--rounds", 1, "--competitor",
         tmp_path=tmp_path,
     )  # fmt: skip
     assert rows[0]["passed"] and [one["name"] for one in rows[0]["variants"]] == ["ours", "published"]
     assert set(rows[0]["seconds"]) == set(STAGES) and "published" in out
-
-
-def refused(*arguments):
-    """The message of a run of `prm bench` that is bad input."""
-    error = CliRunner().invoke(app, ["bench", *map(str, arguments)]).exception
-    assert isinstance(error, InputError) and "\n" not in str(error), error
-    return str(error)
 
 
 @pytest.mark.parametrize(
@@ -316,4 +315,4 @@ def refused(*arguments):
     ],
 )
 def test_bad_input(arguments, message):
-    assert message in refused(*arguments)
+    assert message in command.error("bench", *arguments)

@@ -14,7 +14,7 @@ import typer
 import prm
 from prm.accelerated.checkpoint import load_checkpoint
 from prm.eval.cli import app
-from prm.eval.tuning.search import GRID
+from prm.eval.tuning.grid import GRID
 
 COCO = pytest.importorskip("pycocotools.coco").COCO
 

@@ -15,6 +15,7 @@ from PIL import Image
 from prm import InputError
 from prm.eval import datasets
 from prm.eval.datasets import bbbc038, draw_scene, make_synthetic, open_dataset
+from prm.eval.datasets.check import check_dataset
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_damaged_scenes_are_refused(scenes, tmp_path):
 
 
 def write_folder(path: Path, table: str, pictures=("a.png", "b.png"), classes: str | None = None) -> Path:
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     for k, name in enumerate(pictures):
         Image.new("RGB", (6, 4), (10 * k, 20, 30)).save(path / name)
     (path / "labels.csv").write_text(table, encoding="utf-8")
@@ -243,6 +244,60 @@ def test_crowds_are_no_instances(tmp_path):
     assert open_dataset(folder)[0].masks.shape == (0, 4, 6)
     with pytest.raises(InputError, match=r"no entry in 'images' for b.png"):
         _ = open_dataset(folder)[1].masks
+
+
+def of_instances(folder: Path, annotations: list[dict], pictures=("b.png", "a.png", "c.png")) -> Path:
+    """A folder without labels.csv: instances.json alone says what the pictures show."""
+    write_folder(folder, "", pictures)
+    (folder / "labels.csv").unlink()
+    (folder / "instances.json").write_text(json.dumps({
+        "images": [{"id": k, "file_name": name, "height": 4, "width": 6} for k, name in enumerate(pictures)],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "traffic light"}, {"id": 5, "name": "cat"}],
+        "annotations": [{"id": k, "bbox": [1, 1, 2, 2]} | entry for k, entry in enumerate(annotations)],
+    }))  # fmt: skip
+    return folder
+
+
+SQUARE = {"size": [4, 6], "counts": [5, 2, 2, 2, 13]}
+
+
+@pytest.mark.parametrize("masks", [{"segmentation": SQUARE}, {}], ids=["masks", "boxes"])
+def test_labels_follow_from_instances(tmp_path, masks):
+    """a.png shows two dogs and a traffic light, b.png a crowd of cats and a dog, c.png nothing."""
+    shown = [(1, 7, 0), (1, 3, 0), (1, 7, 0), (0, 5, 1), (0, 7, 0), (1, 7, 1)]
+    of_instances(tmp_path / "pets" / "val", [
+        {"image_id": image, "category_id": category, "iscrowd": crowd} | masks for image, category, crowd in shown
+    ])  # fmt: skip
+    data = open_dataset(tmp_path / "pets" / "val")
+    assert data.class_names == ("traffic light", "cat", "dog")
+    rows = [("b.png", (2,), (1,)), ("a.png", (0, 2), ()), ("c.png", (), ())]
+    assert [(s.name, s.labels, s.difficult) for s in data] == rows
+    assert [len(s.boxes) for s in data] == [2, 4, 0] and data[1].image.shape == (4, 6, 3)
+    assert [None if s.masks is None else len(s.masks) for s in data] == ([1, 3, 0] if masks else [None] * 3)
+    assert check_dataset(tmp_path / "pets" / "val").problems == []
+    # the same as a split of the folder above, in a pickle, in other orders of the classes, and beside a table
+    split = open_dataset(tmp_path / "pets", "val")
+    assert [s.labels for s in pickle.loads(pickle.dumps(split))] == [s.labels for s in data]
+    given = open_dataset(tmp_path / "pets", "val", class_names=["dog", "cat", "owl", "traffic light"])
+    assert [(s.labels, s.difficult) for s in given] == [((0,), (1,)), ((0, 3), ()), ((), ())]
+    with pytest.raises(InputError, match=r"pets: has no labels of its own; choose the split 'val'"):
+        open_dataset(tmp_path / "pets")
+    (tmp_path / "pets" / "val" / "classes.txt").write_text("dog\ncat\ntraffic light\n")
+    assert [s.labels for s in open_dataset(tmp_path / "pets", "val")] == [(0,), (0, 2), ()]
+    (tmp_path / "pets" / "val" / "labels.csv").write_text("file,labels\na.png,cat\n")
+    assert [(s.name, s.labels) for s in open_dataset(tmp_path / "pets", "val")] == [("a.png", (1,))]
+
+
+def test_labels_that_do_not_follow(tmp_path):
+    folder = of_instances(tmp_path / "x", [{"image_id": 0, "category_id": 7}])
+    with pytest.raises(InputError, match=r"instances.json: unknown class 'dog'; known classes: cat"):
+        open_dataset(folder, class_names=["cat"])
+    (folder / "a.png").unlink()
+    with pytest.raises(InputError, match=r"instances.json: picture .*a.png does not exist; correct the name or remove"):
+        open_dataset(folder)
+    (folder / "instances.json").write_text('[{"image_id": 1}]')  # results, not annotations
+    with pytest.raises(InputError, match=r"instances.json: not COCO instance annotations"):
+        open_dataset(folder)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.datasets import draw_scene, open_dataset
+from prm.eval.datasets.check import check_dataset
 from prm.parity_tests.miniatures import (
     COCO_CATEGORIES,
     STAND_INS,
@@ -53,7 +54,9 @@ def edited(path: Path, change) -> Path:
 # ---- layouts and splits
 
 
-def test_the_classes_are_ordered_by_id(written):
+def test_the_classes_are_ordered_by_id(written, folder):
+    edited(folder / "annotations/instances_val2017.json", lambda content: content["categories"].reverse())
+    assert open_dataset(folder, "val").class_names == NAMES
     data = open_dataset(written, "val")
     assert data.class_names == NAMES and len(NAMES) == 80 and NAMES[0] == "person" and NAMES[79] == "toothbrush"
 
@@ -231,6 +234,13 @@ def test_a_picture_without_annotations(folder):
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "lists no picture"),
         (lambda c: c["annotations"][1].update(category_id=12), "key 12 is missing or unknown in annotation 2"),
         (lambda c: c["annotations"][1].update(bbox=[1, 2]), "'bbox' has 2 numbers, not 4 in annotation 2"),
+        (lambda c: c["annotations"][1].update(bbox=[1, 2, float("nan"), 4]), "is not finite in annotation 2"),
+        (lambda c: c["annotations"][1].update(area=float("inf")), "is not finite in annotation 2"),
+        (lambda c: c["annotations"][1].update(segmentation=[[10**400] * 6]), "too large .*in annotation 2"),
+        (lambda c: c["images"][1].update(width=10**8, height=10**8), "lists '000000000004.jpg' as 1000"),
+        (lambda c: c["images"][1].update(width=-5), "lists '000000000004.jpg' as 64x-5, which no picture is"),
+        (lambda c: c["images"][1].update(width=float("inf")), "cannot convert float infinity"),
+        (lambda c: c["images"][1].update(file_name=4), "lists 4 as 64x64"),
         (lambda c: c["categories"][1].update(name="person"), "two entries of 'categories' have the same name"),
         (lambda c: c["images"].append(c["images"][0] | {"id": 77}), "000000000002.jpg is listed twice"),
     ],
@@ -257,23 +267,26 @@ def test_files_that_are_no_json(folder):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[1, 2, 3, 4]], "a polygon has fewer than three corners"),  # pycocotools would read a box
-        ([[]], "a polygon has fewer than three corners"),
-        ({"size": [64, 63], "counts": [64 * 63]}, "its size is 64x63, that of the picture 64x64"),
+        ([[1, 2, 3, 4]], "a polygon must be a list of at least three points"),  # pycocotools would read a box
+        ([[]], "a polygon must be a list of at least three points"),
+        ({"size": [64, 63], "counts": [64 * 63]}, "of 64 x 63, but the picture is 64 x 64"),
         # what runs leave open pycocotools would fill with whatever memory holds
-        ({"size": [64, 64], "counts": [10]}, "its runs cover 10 of 64x64 pixels"),
-        ({"size": [64, 64], "counts": [0, 5000]}, "its runs cover 5000 of 64x64 pixels"),
-        ({"size": [64, 64], "counts": "05"}, "its runs cover 5 of 64x64 pixels"),
+        ({"size": [64, 64], "counts": [10]}, "it covers 10 of 64 x 64 pixels"),
+        ({"size": [64, 64], "counts": [0, 4090]}, "it covers 4090 of 64 x 64 pixels"),
+        ({"size": [64, 64], "counts": "05"}, "it covers 5 of 64 x 64 pixels"),
         ({"counts": [64 * 64]}, "'size'"),
-        ({"size": [64, 64], "counts": ["a"]}, "unsupported operand"),
-        ({"size": [64, 64], "counts": [-5, 64 * 64 + 5]}, "a run is shorter than nothing"),
-        ({"size": [64, 64], "counts": 5}, ""),
+        ({"size": [64, 64], "counts": ["a"]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": [-5, 64 * 64 + 5]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": 5}, "counts must be the run-length code as text, or a list of runs"),
+        ({"size": [64, 64], "counts": [0, 5000]}, "counts must be runs of 0 to 4096 pixels"),
+        ({"size": [64, 64], "counts": "0P"}, "it is not one of 64 x 64 pixels"),  # ends within a number
     ],
 )
 def test_masks_that_are_refused(folder, segmentation, message):
     file = folder / "annotations/instances_val2017.json"
     edited(file, lambda content: content["annotations"][0].update(segmentation=segmentation))
-    with pytest.raises(InputError, match=rf"000000000002.jpg: segmentation 0 cannot be decoded \(.*{message}"):
+    where = r"000000000002.jpg: segmentation 0 cannot be decoded \("
+    with pytest.raises(InputError, match=rf"{where}.*{message}.*\); correct annotation 1$"):
         _ = open_dataset(folder, "val")[0].masks
 
 
@@ -281,6 +294,92 @@ def test_a_picture_of_another_size(folder):
     Image.new("RGB", (60, 64)).save(folder / "val2017/000000000002.jpg")
     with pytest.raises(InputError, match="its masks are 64x64 but the picture is 64x60"):
         _ = open_dataset(folder, "val")[0].masks
+
+
+# ---- pictures that are stored on their side or upside down
+
+UPRIGHT = np.zeros((40, 32), bool)
+UPRIGHT[5:15, 20:30] = True  # ten rows from row 5 on, ten columns from column 20 on
+BOX = [20, 5, 29, 14]
+STORED = {1: UPRIGHT, 3: UPRIGHT[::-1, ::-1], 6: np.rot90(UPRIGHT)}
+"""By EXIF orientation: what a camera writes that was held upside down, or on its side (6: turn it clockwise)."""
+
+
+def photograph(folder: Path, name: str, orientation: int, upright: np.ndarray | None = None) -> None:
+    """A JPEG of `UPRIGHT` (or another), white on black."""
+    pixels = STORED[orientation] if upright is None else np.rot90(upright, {1: 0, 3: 2, 6: 1}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels.astype(np.uint8) * 255).save(folder / name, exif=exif, quality=95)
+
+
+def annotated(folder: Path, pictures: list[tuple[str, np.ndarray]], as_folder: bool = False, keep=("segmentation",)):
+    """Writes the annotations of pictures with one mask each, of the size that is to be stated; opens the set."""
+    images, annotations = [], []
+    for key, (name, mask) in enumerate(pictures):
+        images.append({"id": key, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})
+        for crowd in (False, True):
+            entry = coco_annotation(mask, 18, "numbers", crowd)
+            entry = {key: value for key, value in entry.items() if key not in ("bbox", "segmentation") or key in keep}
+            annotations.append({"id": 2 * key + crowd, "image_id": key} | entry)
+    file = folder / ("instances.json" if as_folder else "any.json")
+    put_coco(file, images, annotations)
+    return open_dataset(folder if as_folder else file)
+
+
+def is_upright(sample, upright=UPRIGHT, box=BOX) -> bool:
+    assert ((sample.image[..., 0] > 127) == upright).all()
+    (mask,), (crowd,) = sample.masks, sample.crowd[0]
+    return (mask == upright).all() and (crowd == upright).all() and sample.boxes.tolist() == [box, box]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize("keep", [("segmentation", "bbox"), ("segmentation",)], ids=["boxes", "no boxes"])
+@pytest.mark.parametrize("mask", [UPRIGHT, STORED[6]], ids=["upright", "stored"])
+def test_the_stated_size_tells_whether_masks_are_upright(tmp_path, mask, keep, as_folder):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", mask)], as_folder, keep)
+    assert sample.image.shape == (40, 32, 3) and is_upright(sample)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize("stored", [None, False, True])
+def test_where_sizes_do_not_tell_another_picture_does(tmp_path, stored, as_folder):
+    """One upside down and one that is square, alone and after others of which the first on its side tells."""
+    square, small = UPRIGHT[:32], STORED[6][:16]
+    photograph(tmp_path, "down.jpg", 3)
+    photograph(tmp_path, "square.jpg", 6, square)
+    photograph(tmp_path, "plain.jpg", 1)
+    photograph(tmp_path, "first.jpg", 6)
+    photograph(tmp_path, "other.jpg", 6)
+    pictures = [("down.jpg", STORED[3] if stored else UPRIGHT), ("square.jpg", np.rot90(square) if stored else square)]
+    if stored is not None:
+        pictures += [("plain.jpg", UPRIGHT), ("missing.jpg", small)]
+        pictures += [("first.jpg", STORED[6] if stored else UPRIGHT), ("other.jpg", UPRIGHT if stored else STORED[6])]
+    if as_folder:  # which looks for all of its pictures
+        pictures = [picture for picture in pictures if picture[0] != "missing.jpg"]
+    data = annotated(tmp_path, pictures, as_folder)
+    assert is_upright(data[0]) and is_upright(data[1], square)
+    if stored is not None:
+        assert is_upright(data[2]) and is_upright(data[len(data) - 2]) and is_upright(data[len(data) - 1])
+
+
+@pytest.mark.parametrize("keep", [("segmentation",), ("bbox",)])
+def test_a_size_that_the_picture_has_in_no_way(tmp_path, keep):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", UPRIGHT[:39])], keep=keep)
+    sizes = "39x32, but the picture is 32x40 as stored and 40x32 upright (EXIF orientation 6)"
+    line = f"{tmp_path / 'any.json'}: side.jpg is {sizes}; correct the entry (height x width)"
+    with pytest.raises(InputError) as error:
+        _ = sample.boxes
+    assert str(error.value) == line and check_dataset(tmp_path / "any.json").problems == [line]
+
+
+def test_boxes_alone_are_turned(tmp_path):
+    photograph(tmp_path, "side.jpg", 6)
+    (sample,) = annotated(tmp_path, [("side.jpg", STORED[6])], keep=("bbox",))
+    assert sample.masks is None and sample.boxes.tolist() == [BOX, BOX]
+    assert check_dataset(tmp_path / "any.json").problems == []
 
 
 # ---- property

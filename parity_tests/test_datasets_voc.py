@@ -379,6 +379,20 @@ def test_train_aug(tmp_path):
     assert [s.masks is None for s in open_dataset(root, "train_aug")] == [True, False]
 
 
+def test_what_either_map_leaves_void_is_nobodys(tmp_path):
+    put_voc(tmp_path / "VOC2012", "one", np.zeros((1, 4, 3), np.uint8), ["cat", "dog"], [[0, 0, 1, 0], [2, 0, 3, 0]],
+            [False, False], np.array([[1, 1, 2, 2]]), np.zeros((1, 4), bool))  # fmt: skip
+    put_lists(tmp_path / "VOC2012" / "ImageSets" / "Segmentation", {"train": ["one"], "val": []})
+    for kind, column in (("SegmentationClass", 1), ("SegmentationObject", 2)):
+        file = tmp_path / "VOC2012" / kind / "one.png"
+        codes = np.array(Image.open(file))
+        codes[0, column] = 255
+        Image.fromarray(codes).save(file)
+    (sample,) = open_dataset(tmp_path / "VOC2012", "seg-train")
+    assert sample.masks.tolist() == [[[True, False, False, False]], [[False, False, False, True]]]
+    assert sample.void.tolist() == [[False, True, True, False]]
+
+
 # ---- properties
 
 

@@ -42,8 +42,9 @@ def table():
 
 def public(module):
     found = importlib.import_module(f"prm.reference.{module}")
-    own = {name for name, value in vars(found).items() if getattr(value, "__module__", None) == found.__name__}
-    return {f"{module}.{name}" for name in own if inspect.isfunction(getattr(found, name)) and name[0] != "_"}
+    functions = {name: value for name, value in vars(found).items() if inspect.isfunction(value) and name[0] != "_"}
+    inside = f"{found.__name__}."
+    return {f"{module}.{name}" for name, value in functions.items() if f"{value.__module__}.".startswith(inside)}
 
 
 # How arguments are written, which is nothing of the paper.

@@ -1,5 +1,6 @@
 """Downloads of data sets, against a server on this machine that cuts, lies, changes its files or is not there."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -32,6 +33,7 @@ from prm.eval.datasets.bbbc038 import BBBC038
 from prm.eval.datasets.fetch import ATTEMPTS, SOURCES, STAMP, Archive, download, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
+MODIFIED = "Mon, 01 Jan 2018 00:00:00 GMT"
 ALL = [(name, part, archive) for name, parts in SOURCES.items() for part, archive in parts.items()]
 
 
@@ -46,7 +48,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.etag: str | None = '"1"'
-        self.modified: str | None = "Mon, 01 Jan 2018 00:00:00 GMT"
+        self.modified: str | None = MODIFIED
         self.cuts: list[int] = []  # most bytes of the next answers; after them, whole answers
         self.ranges = True  # heeds Range
         self.heeds_if_range = True
@@ -97,35 +99,38 @@ class Handler(BaseHTTPRequestHandler):
         entry.status = status
         self.send_response(status)
         body = b"" if status == 416 else content[start:]
-        if status == 206:
-            first = start + server.shift
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        if status == 416:
-            self.send_header("Content-Range", f"bytes */{len(content)}")
+        if status != 200:
+            place = f"{start + server.shift}-{len(content) - 1}" if status == 206 else "*"
+            self.send_header("Content-Range", f"bytes {place}/{len(content)}")
         if server.length != "none":
             self.send_header("Content-Length", str(len(body)) if server.length == "true" else server.length)
         for name, value in {"ETag": server.etag, "Last-Modified": server.modified, **server.headers}.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        body = body[: server.cuts.pop(0)] if server.cuts else body
-        if server.hold_after is not None:
-            self.wfile.write(body[: server.hold_after])
-            entry.sent += len(body[: server.hold_after])
-            server.go.wait(30)
-            return
+        body = (body[: server.cuts.pop(0)] if server.cuts else body)[: server.hold_after]
         entry.sent += len(body)
         self.wfile.write(body)
+        if server.hold_after is not None:
+            server.go.wait(30)
+
+
+@contextlib.contextmanager
+def serving():
+    running = Server()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield running
+    finally:
+        running.go.set()
+        running.shutdown()
+        running.server_close()
 
 
 @pytest.fixture
 def server():
-    running = Server()
-    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    yield running
-    running.go.set()
-    running.shutdown()
-    running.server_close()
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture
@@ -162,6 +167,8 @@ def test_the_table_of_sources_is_consistent():
         assert 0 < archive.size < 2e10 and archive.size <= archive.unpacked < 4 * archive.size, where
         holds = Path(archive.holds)
         assert len(holds.parts) >= 2 and not holds.is_absolute() and ".." not in holds.parts, where
+        # A plain file is put where the name says.
+        assert archive.file.endswith((".zip", ".tar", ".tgz")) or not set(archive.holds) & set("*?["), where
         assert archive.md5 is not None or archive.file.endswith(".zip"), f"{where}: nothing would check it"
         if name.startswith(("voc", "coco")):  # the year is in every name
             year = name[-4:]
@@ -169,11 +176,6 @@ def test_the_table_of_sources_is_consistent():
     # several data sets may share a folder
     for key in (lambda a: a.file, lambda a: a.url, lambda a: a.md5, lambda a: a.holds):
         assert len({key(archive) for _, _, archive in ALL}) == len(ALL)
-
-
-def test_a_plain_file_is_put_where_a_name_says():
-    for _, _, archive in ALL:
-        assert archive.file.endswith((".zip", ".tar", ".tgz")) or not set(archive.holds) & set("*?["), archive.file
 
 
 # ---- one download
@@ -199,9 +201,8 @@ def test_cut_again_and_again(got, server, pauses):
 @given(cuts=st.lists(st.integers(0, 20_000), max_size=6), length=st.integers(0, 40_000))
 @settings(max_examples=25)
 def test_wherever_it_is_cut(tmp_path_factory, cuts, length):
-    folder, running = tmp_path_factory.mktemp("cut"), Server()
-    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    try:
+    folder = tmp_path_factory.mktemp("cut")
+    with serving() as running:
         running.files["data.bin"], running.cuts = CONTENT[:length], [*cuts]
         try:
             download(f"{running.address}/data.bin", folder / "data.bin", length, pause=lambda _: None)
@@ -210,9 +211,61 @@ def test_wherever_it_is_cut(tmp_path_factory, cuts, length):
         else:
             assert (folder / "data.bin").read_bytes() == CONTENT[:length]
         assert running.sent <= length
-    finally:
-        running.shutdown()
-        running.server_close()
+
+
+CUT, AGAIN, UNVERSIONED = {"cuts": [100_000]}, "bytes=100000-", {"etag": None, "modified": None}
+# What the server is like, and the Range and If-Range that it is asked for.
+SERVERS = {
+    "it ignores ranges": ({"ranges": False, "cuts": [200_000]}, [(None, None), ("bytes=200000-", '"1"')]),
+    "a weak ETag is no condition": ({"etag": 'W/"1"', **CUT}, [(None, None), (AGAIN, MODIFIED)]),
+    "without a version": (UNVERSIONED | CUT, [(None, None), (AGAIN, None)]),
+    "another piece than asked for": ({"shift": 7, **CUT}, [(None, None), (AGAIN, '"1"'), (None, None)]),
+    # The known size tells that the first answer was cut.
+    "without a length": ({"length": "none", **CUT}, [(None, None), (AGAIN, '"1"')]),
+    # A tgz must not be unpacked on the way.
+    "packed once more": ({"headers": {"Content-Encoding": "gzip"}}, [(None, None)]),
+}
+
+
+@pytest.mark.parametrize("case", SERVERS)
+def test_servers_of_every_kind(got, server, case):
+    attributes, asked = SERVERS[case]
+    vars(server).update(attributes, cuts=[*attributes.get("cuts", ())])
+    assert got() == CONTENT
+    assert [(entry.range, entry.if_range) for entry in server.log] == asked
+    assert {entry.accepts for entry in server.log} == {"identity"}
+    resumes = server.ranges and not server.shift
+    assert server.sent == len(CONTENT) if resumes else server.log[-1].sent == len(CONTENT)
+
+
+def test_a_length_that_lies_ends_in_an_error_or_in_the_file(got, server):
+    server.length = str(len(CONTENT) + 10)  # nobody knows better: more is asked for, and 416 says that there is none
+    assert got(size=None) == CONTENT
+    assert server.ranges_asked == [None, f"bytes={len(CONTENT)}-"]
+
+
+VERSION = {"ETag": '"1"', "Last-Modified": MODIFIED}
+# Bytes that an earlier attempt left, its note, the size where it is known, and the answers that the rest takes.
+LEFT = {
+    "of unknown origin": (b"x" * 1000, None, len(CONTENT), [200]),
+    **{f"a broken note, {note}": (b"x" * 1000, note, len(CONTENT), [200])
+       for note in ("", "[]", "{}", "null", '{"total": 1')},
+    "whole already": (CONTENT, json.dumps({"total": len(CONTENT), **VERSION}), len(CONTENT), []),
+    "whole, but nobody said how much there is": (CONTENT, json.dumps({"total": None, **VERSION}), None, [416]),
+    "more than the file has": (
+        CONTENT + b"more", '{"total": null, "ETag": null, "Last-Modified": null}', len(CONTENT), [416, 200],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_an_earlier_attempt_left(got, server, tmp_path, case):
+    content, note, size, statuses = LEFT[case]
+    (tmp_path / "data.bin.partial").write_bytes(content)
+    if note is not None:
+        (tmp_path / "data.bin.partial.json").write_text(note)
+    assert got(size=size) == CONTENT
+    assert [entry.status for entry in server.log] == statuses
 
 
 def test_without_progress_it_gives_up_and_the_next_run_goes_on(got, server, pauses, tmp_path):
@@ -226,12 +279,6 @@ def test_without_progress_it_gives_up_and_the_next_run_goes_on(got, server, paus
     assert server.ranges_asked == ["bytes=100000-"] and server.sent == len(CONTENT) - 100_000
 
 
-def test_a_server_that_ignores_ranges_begins_anew(got, server):
-    server.ranges, server.cuts = False, [200_000]
-    assert got() == CONTENT
-    assert [(entry.range, entry.sent) for entry in server.log] == [(None, 200_000), ("bytes=200000-", len(CONTENT))]
-
-
 @pytest.mark.parametrize("cuts", [(200_000, 200_000), (200_000, 100_000)])
 def test_a_server_that_ignores_ranges_and_always_cuts_is_given_up(got, server, cuts):
     server.ranges, server.cuts = False, [*cuts] * 25
@@ -240,77 +287,22 @@ def test_a_server_that_ignores_ranges_and_always_cuts_is_given_up(got, server, c
     assert len(server.log) == 1 + ATTEMPTS
 
 
+LATER = {"etag": '"2"', "modified": "Tue, 02 Jan 2018 00:00:00 GMT"}
+
+
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-@pytest.mark.parametrize("etag", ['"2"', None])
-def test_a_file_that_changes_on_the_server_begins_anew(got, server, tmp_path, heeds_if_range, etag):
-    server.etag = etag and '"1"'
-    server.heeds_if_range, server.cuts = heeds_if_range, [100_000, *[0] * ATTEMPTS]
+@pytest.mark.parametrize(
+    "version, later, more",
+    [({}, LATER, b""), ({"etag": None}, LATER | {"etag": None}, b""), (UNVERSIONED, {}, b"more")],
+    ids=["etag", "date", "length"],
+)
+def test_a_file_that_changes_on_the_server_begins_anew(got, server, heeds_if_range, version, later, more):
+    vars(server).update(version, heeds_if_range=heeds_if_range, cuts=[100_000, *[0] * ATTEMPTS])
+    size = None if more else len(CONTENT)
     with pytest.raises(InputError, match="gave up"):
-        got()
-    server.files["data.bin"] = CONTENT[::-1]
-    server.etag, server.modified = etag, "Tue, 02 Jan 2018 00:00:00 GMT"
-    assert got() == CONTENT[::-1]
-
-
-def test_a_file_that_changes_its_length_begins_anew(got, server):
-    server.etag = server.modified = None
-    server.cuts = [100_000, *[0] * ATTEMPTS]
-    with pytest.raises(InputError, match="gave up"):
-        got(size=None)
-    server.files["data.bin"] = CONTENT[::-1] + b"more"
-    assert got(size=None) == CONTENT[::-1] + b"more"
-
-
-def test_a_weak_etag_is_not_sent_as_a_condition(got, server):
-    server.etag, server.cuts = 'W/"1"', [100_000]
-    assert got() == CONTENT
-    assert [entry.if_range for entry in server.log] == [None, server.modified]
-    assert server.sent == len(CONTENT)
-
-
-def test_without_a_version_it_resumes_all_the_same(got, server):
-    server.etag = server.modified = None
-    server.cuts = [100_000]
-    assert got() == CONTENT
-    assert [(entry.range, entry.if_range) for entry in server.log] == [(None, None), ("bytes=100000-", None)]
-
-
-def test_bytes_of_unknown_origin_are_not_built_upon(got, server, tmp_path):
-    (tmp_path / "data.bin.partial").write_bytes(b"x" * 1000)
-    assert got() == CONTENT
-    assert server.ranges_asked == [None]
-
-
-@pytest.mark.parametrize("note", ["", "[]", "{}", "null", '{"total": 1'])
-def test_a_broken_note_begins_anew(got, server, tmp_path, note):
-    (tmp_path / "data.bin.partial").write_bytes(b"x" * 1000)
-    (tmp_path / "data.bin.partial.json").write_text(note)
-    assert got() == CONTENT
-
-
-def test_another_piece_than_asked_for_is_not_appended(got, server):
-    server.shift, server.cuts = 7, [100_000]
-    assert got() == CONTENT
-    assert server.ranges_asked == [None, "bytes=100000-", None]
-
-
-def test_whole_already_when_it_was_killed(got, server, tmp_path):
-    version = {"ETag": server.etag, "Last-Modified": server.modified}
-    (tmp_path / "data.bin.partial").write_bytes(CONTENT)
-    (tmp_path / "data.bin.partial.json").write_text(json.dumps({"total": len(CONTENT), **version}))
-    assert got() == CONTENT and not server.log
-    # the same where the server never said how much there is: its 416 says so
-    (tmp_path / "data.bin").rename(tmp_path / "data.bin.partial")
-    (tmp_path / "data.bin.partial.json").write_text(json.dumps({"total": None, **version}))
-    assert got(size=None) == CONTENT
-    assert [entry.status for entry in server.log] == [416] and server.sent == 0
-
-
-def test_more_bytes_than_the_file_has_begin_anew(got, server, tmp_path):
-    (tmp_path / "data.bin.partial").write_bytes(CONTENT + b"more")
-    (tmp_path / "data.bin.partial.json").write_text(json.dumps({"total": None, "ETag": None, "Last-Modified": None}))
-    assert got() == CONTENT
-    assert [entry.status for entry in server.log] == [416, 200]
+        got(size=size)
+    vars(server).update(later, files={"data.bin": CONTENT[::-1] + more})
+    assert got(size=size) == CONTENT[::-1] + more
 
 
 def test_a_length_that_is_not_the_files_is_refused_at_once(got, server, tmp_path):
@@ -318,24 +310,6 @@ def test_a_length_that_is_not_the_files_is_refused_at_once(got, server, tmp_path
     with pytest.raises(InputError, match=r"offers 123 bytes, but data.bin has 300000: another file; .*--mirror"):
         got()
     assert not (tmp_path / "data.bin.partial").exists()
-
-
-def test_a_length_that_lies_ends_in_an_error_or_in_the_file(got, server):
-    server.length = str(len(CONTENT) + 10)  # nobody knows better: more is asked for, and 416 says that there is none
-    assert got(size=None) == CONTENT
-    assert server.ranges_asked == [None, f"bytes={len(CONTENT)}-"]
-
-
-def test_without_a_length(got, server):
-    server.length, server.cuts = "none", [100_000]
-    assert got() == CONTENT  # the known size tells that the first answer was cut
-    assert server.ranges_asked == [None, "bytes=100000-"]
-
-
-def test_a_tgz_is_not_unpacked_on_the_way(got, server):
-    server.headers = {"Content-Encoding": "gzip"}
-    assert got() == CONTENT
-    assert server.log[0].accepts == "identity"
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -481,10 +455,12 @@ def packed(archive: Archive, members: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def publish(server, monkeypatch):
-    """Puts archives on the server and their sizes and sums into the table, in place of the official ones."""
+    """Puts archives, by default in the official layout, on the server and their sizes and sums into the table, in place
+    of the official ones."""
 
-    def put(name: str, part: str, content: bytes) -> Archive:
+    def put(name: str, part: str, content: bytes | None = None) -> Archive:
         archive = SOURCES[name][part]
+        content = packed(archive, members_of(name, part)) if content is None else content
         server.files[archive.file] = content
         md5 = archive.md5 and hashlib.md5(content).hexdigest()
         tiny = dataclasses.replace(archive, md5=md5, size=len(content), unpacked=2 * len(content))
@@ -516,10 +492,9 @@ def members_of(name: str, part: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_official_layout(name, server, publish, run):
     expected = {}
-    for part, archive in SOURCES[name].items():
-        members = members_of(name, part)
-        expected |= members
-        publish(name, part, packed(archive, members))
+    for part in SOURCES[name]:
+        publish(name, part)
+        expected |= members_of(name, part)
     said = []
     folder = run(name, say=said.append)
     stamp = json.loads((folder / STAMP).read_text())
@@ -547,8 +522,8 @@ def test_the_official_layout(name, server, publish, run):
 def test_two_data_sets_share_a_folder(publish, run):
     expected = {}
     for name in ("voc2012", "voc2007", "coco2014", "coco2017"):
-        for part, archive in SOURCES[name].items():
-            publish(name, part, packed(archive, members_of(name, part)))
+        for part in SOURCES[name]:
+            publish(name, part)
             expected |= members_of(name, part)
         folder = run(name)
     found = files(folder)
@@ -566,8 +541,8 @@ def test_bbbc038_with_and_without_its_first_folder(publish, run, top):
 
 
 def test_parts(server, publish, run):
-    publish("coco2014", "val", zipped(members_of("coco2014", "val")))
-    publish("coco2014", "train", zipped(members_of("coco2014", "train")))
+    publish("coco2014", "val")
+    publish("coco2014", "train")
     folder = run("coco2014", parts=["val"])
     assert not (folder / "train2014").exists() and len(server.log) == 1
     run("coco2014", parts=["train", "val", "train"])
@@ -591,7 +566,7 @@ def test_bad_requests(run, tmp_path, options, message):
 def test_ticks_tell_of_both_halves(publish, run):
     sizes = {}
     for part in SOURCES["voc2007"]:
-        archive = publish("voc2007", part, packed(SOURCES["voc2007"][part], members_of("voc2007", part)))
+        archive = publish("voc2007", part)
         sizes |= {archive.file: archive.size, f"unpacking {archive.file}": archive.size}
     ticks = []
     run("voc2007", tick=lambda *tick: ticks.append(tick))
@@ -604,7 +579,7 @@ def test_ticks_tell_of_both_halves(publish, run):
 
 
 def test_a_wrong_file_is_put_aside_and_the_next_run_gets_the_right_one(server, publish, run, tmp_path):
-    archive = publish("voc2012", "trainval", tarred(members_of("voc2012", "trainval")))
+    archive = publish("voc2012", "trainval")
     right = server.files[archive.file]
     wrong = server.files[archive.file] = bytes(len(right))
     sums = [hashlib.md5(content).hexdigest() for content in (wrong, right)]
@@ -618,7 +593,7 @@ def test_a_wrong_file_is_put_aside_and_the_next_run_gets_the_right_one(server, p
 
 
 def test_an_archive_put_there_by_hand(server, publish, run, tmp_path):
-    archive = publish("voc2012", "trainval", tarred(members_of("voc2012", "trainval")))
+    archive = publish("voc2012", "trainval")
     path = tmp_path / "data" / archive.file
     path.parent.mkdir()
     path.write_bytes(b"another file")
@@ -635,13 +610,13 @@ def test_an_archive_put_there_by_hand(server, publish, run, tmp_path):
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_archives_are_kept_where_that_is_asked_for(publish, run, keep):
-    archive = publish("coco2017", "val", zipped(members_of("coco2017", "val")))
+    archive = publish("coco2017", "val")
     folder = run("coco2017", parts=["val"], keep=keep)
     assert (folder / archive.file).exists() == keep
 
 
 def test_a_broken_stamp(publish, run, tmp_path):
-    publish("coco2017", "val", zipped(members_of("coco2017", "val")))
+    publish("coco2017", "val")
     (tmp_path / "data").mkdir()
     for text in ("{", "[]"):
         (tmp_path / "data" / STAMP).write_text(text)
@@ -667,7 +642,7 @@ def test_too_little_disk_space_is_told_first(server, run, monkeypatch, tmp_path,
 
 
 def test_what_is_there_already_needs_no_room(publish, run, tmp_path, monkeypatch, server):
-    archive = publish("coco2017", "val", zipped(members_of("coco2017", "val")))
+    archive = publish("coco2017", "val")
     monkeypatch.setitem(SOURCES, "coco2017", {"val": dataclasses.replace(archive, unpacked=10**9)})
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / archive.file).write_bytes(server.files[archive.file])
@@ -749,7 +724,7 @@ def test_an_interrupted_unpacking_never_looks_complete(server, publish, run, tmp
 
 
 def test_something_in_the_way(publish, run, tmp_path):
-    publish("coco2017", "val", zipped(members_of("coco2017", "val")))
+    publish("coco2017", "val")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/val2017").write_text("a file")
     with pytest.raises(InputError, match=r"val2017.zip cannot be unpacked there"):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.pictures import images
+from prm.eval.pictures import orientation as images_orientation
 from prm.eval.pictures.images import find_images, read_image
 from prm.files import atomic_write
 
@@ -140,17 +141,25 @@ def test_animation_gives_its_first_frame(format):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(format, orientation):
+def test_orientation(tmp_path, format, orientation):
+    """The picture becomes upright, and masks and boxes of its stored pixels in the same way."""
     stored = np.zeros((16, 24, 3), np.uint8)
     stored[:8, :8] = 255  # a white corner in an oblong: all eight orientations differ
     exif = Image.Exif()
     exif[0x0112] = orientation
-    result = read_image(encoded(Image.fromarray(stored), format, exif=exif))
+    (tmp_path / "file").write_bytes(encoded(Image.fromarray(stored), format, exif=exif))
+    result = read_image(tmp_path / "file")
     turned = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
               6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a)}
     expected = turned.get(orientation, lambda a: a)(stored)
     assert result.shape == expected.shape
     assert np.abs(result.astype(int) - expected).mean() < 4
+    assert images_orientation.stored(tmp_path / "file") == (orientation, (16, 24))
+    masks = images_orientation.turned(stored[None, ..., 0] > 0, orientation)
+    np.testing.assert_array_equal(masks[0], expected[..., 0] > 0)
+    (box,) = images_orientation.turned_boxes(np.array([[0.0, 0, 7, 7]]), orientation, (16, 24))
+    rows, columns = np.nonzero(masks[0])
+    assert box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -1,6 +1,7 @@
 """Judging: a picture's record against the methods themselves, the files that records are kept in, and their views."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,18 @@ from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.networks import network
 from prm.eval.datasets import draw_scene
 from prm.eval.datasets.base import Instances, Sample
-from prm.eval.judging.answers import ABLATED, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS
-from prm.eval.judging.evaluators import figures_of
-from prm.eval.judging.picture import judge_picture
-from prm.eval.judging.record import ANSWER, failures_of, image_record_of, response_record_of
+from prm.eval.judging.answers import ABLATED, BOX_MASKS, BOX_SOURCES, GALLERIES, TRUE_MASKS, _without_rivals
+from prm.eval.judging.evaluators import classification, figures_of, proposals, protocols
+from prm.eval.judging.picture import _confusion, _on_truth, judge_picture
+from prm.eval.judging.record import (
+    ANSWER,
+    Detections,
+    Record,
+    Truth,
+    failures_of,
+    image_record_of,
+    response_record_of,
+)
 from prm.eval.judging.run import load_records, records, run_folder
 from prm.eval.judging.short import short_view
 from prm.eval.metrics import (
@@ -278,3 +287,91 @@ def test_the_short_view_counts_what_was_done(segmenter, tmp_path):
             for sample, answer in answers for i in answer.instances]  # fmt: skip
     assert views[0]["peaks_inside_an_instance"] == pytest.approx(np.mean(hits))
     assert views[0]["peaks"] == sum(answer.peaks for _, answer in answers)
+
+
+# ---- single pictures, worked by hand
+
+
+def codes(*masks) -> list[dict]:
+    """COCO's codes, as records keep them, of masks (H, W)."""
+    found = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+    return [{"size": code["size"], "counts": code["counts"].decode()} for code in found]
+
+
+def record(answer: Detections | None = None, truth: Truth | None = None, **more) -> Record:
+    """Of a picture of 4 x 10 pixels; only what is given counts."""
+    none = np.zeros(0)
+    return Record("one", (4, 10), more.pop("present", none), None, None, None, truth=truth,
+                  answers={} if answer is None else {ANSWER: answer}, **more)  # fmt: skip
+
+
+def truth_of(*masks, crowds: int = 0, reachable=()) -> Truth:
+    """True instances of class 0, of which the last `crowds` are crowds."""
+    areas, single = np.array([mask.sum() for mask in masks], dtype=np.int64), len(masks) - crowds
+    return Truth(np.zeros(single, np.int64), areas[:single], codes(*masks), np.zeros(crowds, np.int64),
+                 areas.astype(np.float64), np.array(reachable, dtype=np.float64))  # fmt: skip
+
+
+def columns(first: int, last: int) -> np.ndarray:
+    """(4, 10) bool: these columns, both included."""
+    mask = np.zeros((4, 10), bool)
+    mask[:, first : last + 1] = True
+    return mask
+
+
+def test_void_pixels_are_cleared_from_the_prediction_alone():
+    """Ten pixels, four of them void, six in common with the instance of six: 6 / 10, and 6 / 6 without the void."""
+    found = Detections(*(np.array(n) for n in ([0], [1.0], [10], [4], [[6]])))
+    one = record(found, Truth(np.array([0]), np.array([6]), [], np.zeros(0), np.array([6.0]), np.array([1.0])))
+    assert image_record_of(one).ious.tolist() == [[0.6]] and image_record_of(one, void=True).ious.tolist() == [[1.0]]
+
+
+def test_a_proposal_reaches_what_it_overlaps_by_the_threshold():
+    one = record(truth=truth_of(*3 * [columns(0, 1)], reachable=[0.5, 0.7, 0.4]))
+    figures = proposals([one], ("thing",), 0)["proposals"]
+    assert figures["recall_0.5"] == pytest.approx(2 / 3) and figures["recall_0.7"] == pytest.approx(1 / 3)
+
+
+def test_doubtful_labels_are_neither_present_nor_absent():
+    """The picture in doubt has the highest score: counted as absent it would halve the precision."""
+    sample = Sample("doubt", (0,), lambda: np.zeros((4, 4, 3), np.uint8), difficult=(2,))
+    assert judge_picture(None, 3, (sample, None, 0.0)).present.tolist() == [1, 0, -1]
+    scores, present = (2.0, 1.0, 0.0), (-1, 1, 0)
+    some = [record(scores=np.array([s]), present=np.array([p], np.int8)) for s, p in zip(scores, present)]
+    assert classification(some, ("thing",), 0)["classification"]["mAP"] == 1.0
+
+
+def test_crowds_are_no_background():
+    """Four pixels: an object found, a crowd where an object is seen, nothing, and an object in the crowd, missed."""
+    truth = Instances(np.array([[[1, 0, 0, 1]]], bool), np.array([0]),
+                      crowd=(np.array([[[0, 1, 0, 1]]], bool), np.array([1])))  # fmt: skip
+    sample = Sample("crowd", (0,), lambda: np.zeros((1, 4, 3), np.uint8), read_instances=lambda: truth)
+    seen = np.array([[[1, 1, 0, 0]]], bool)
+    found = _confusion((None, np.array([0]), np.array([1.0])), seen, sample, 2)
+    assert found.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]  # truth by prediction, background first
+
+
+def test_crowds_are_not_to_be_found():
+    """One instance, found, and a crowd, in which another is seen: neither missed nor wrong."""
+    truth = truth_of(columns(0, 2), columns(5, 9), crowds=1)
+    found = Detections(*(np.array(n) for n in ([0, 0], [0.9, 0.8], [12, 8], [0, 0], [[12], [0]])))
+    one = record(found, truth, masks=codes(columns(0, 2), columns(6, 7)), quality={"q": np.zeros(0)})
+    assert protocols([one], ("thing",), 0)["coco"]["AP50"] == pytest.approx(1.0)
+
+
+def test_boxes_have_rivals_in_their_own_class_only():
+    boxes = np.array([[0, 0, 3, 3], [0, 0, 3, 3], [0, 0, 3, 3], [5, 0, 9, 3]])
+    labels, scores = np.array([0, 1, 0, 0]), np.array([0.5, 0.7, 0.9, 0.6])
+    left, classes, values = _without_rivals(boxes, labels, scores, SETTINGS, 4, 10)
+    assert left.tolist() == boxes[[2, 1, 3]].tolist() and values.tolist() == [0.9, 0.7, 0.6]
+    assert classes.tolist() == [0, 1, 0]
+
+
+def test_a_peak_counts_inside_an_instance_of_its_own_class():
+    """Instances of class 0 on the left and of class 1 on the right; peaks of class 0 on either, of class 1 on none."""
+    truth = Instances(np.array([columns(0, 3), columns(6, 9)]), np.array([0, 1]))
+    sample = Sample("peaks", (0, 1), lambda: np.zeros((4, 10, 3), np.uint8), read_instances=lambda: truth)
+    found = SimpleNamespace(peaks=torch.tensor([[0, 0, 0], [0, 0, 0], [1, 0, 0]]),
+                            positions=np.array([[1.0, 2.0], [1.0, 7.0], [3.0, 5.0]]))  # fmt: skip
+    assert _on_truth(found, SimpleNamespace(peaks=torch.tensor([0, 1, 2])), sample).tolist() == [True, False, False]
+    assert _on_truth(found, SimpleNamespace(peaks=torch.tensor([1, 0])), sample).tolist() == [False, True]

@@ -3,32 +3,31 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from typer.testing import CliRunner
 
 pytest.importorskip("triton")
 
-from prm import InputError
 from prm.accelerated import PeakBackprop, network
 from prm.accelerated.kernels import launching
 from prm.accelerated.peak_backprop import shared
 from prm.eval.bench.kernels import bench as kernel_bench
 from prm.eval.bench.kernels import cases as kernel_cases
 from prm.eval.bench.kernels import report as kernel_report
+from prm.eval.bench.kernels import table as kernel_table
 from prm.eval.bench.kernels.case import Case, Work
 from prm.eval.bench.kernels.cases import cases
 from prm.eval.bench.kernels.table import TARGETS
-from prm.eval.cli import app
+from prm.parity_tests import command
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 
 
-def command(*arguments):
-    return CliRunner().invoke(app, ["bench", "kernels", *map(str, arguments)])
+KERNELS = ("bench", "kernels")
 
 
 # ---- the cases
@@ -140,17 +139,16 @@ def test_work_counts_bytes_and_products_by_hand():
 
 
 def test_help_names_what_can_be_done_without_a_gpu():
-    shown = re.sub(r"\s+", " ", command("--help").output)
-    for option in ("--compile-only", "--dry-run", "--target", "--record", "--readme", "--only", "--json"):
-        assert option in shown
+    shown = re.sub(r"[\s│]+", " ", command.done(*KERNELS, "--help"))
+    options = "--compile-only", "--dry-run", "--target", "--record", "--readme", "--only", "--json"
+    assert all(word in shown for word in (*options, *TARGETS))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_without_a_gpu_it_says_what_can_be_done(device):
-    error = command("--device", device).exception
-    assert isinstance(error, InputError) and "\n" not in str(error)
-    assert "--compile-only" in str(error) and "--dry-run" in str(error)
+    error = command.error(*KERNELS, "--device", device)
+    assert "--compile-only" in error and "--dry-run" in error
 
 
 @pytest.mark.parametrize(
@@ -164,21 +162,17 @@ def test_without_a_gpu_it_says_what_can_be_done(device):
     ],
 )
 def test_bad_input(arguments, message):
-    error = command(*arguments).exception
-    assert isinstance(error, InputError) and message in str(error)
+    assert message in command.error(*KERNELS, *arguments)
 
 
-def test_compile_only_for_one_target_and_kernel(tmp_path):
-    done = command("--compile-only", "--target", "gfx942", "--only", "list_peaks", "--json", tmp_path / "table.json")
-    assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert rows and all(row["kernel"] == "list_peaks" and row["target"] == "gfx942" for row in rows)
-    assert all(row["registers"] > 0 and row["spill_bytes"] == 0 for row in rows)
-
-
-def test_the_help_names_every_target():
-    shown = re.sub(r"[\s│]+", " ", command("--help").output)
-    assert all(name in shown for name in TARGETS)
+def test_compile_only_for_one_target_and_kernel(monkeypatch, tmp_path):
+    one = partial(kernel_table.compile_table, only="float32 ieee 16x20x14x14 median")  # of the kernel's forms
+    monkeypatch.setattr(kernel_table, "compile_table", one)
+    wanted = "--target", "gfx942", "--only", "list_peaks"
+    command.done(*KERNELS, "--compile-only", *wanted, "--json", tmp_path / "table.json")
+    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (row["kernel"], row["target"]) == ("list_peaks", "gfx942")
+    assert row["registers"] > 0 and row["spill_bytes"] == 0
 
 
 @pytest.mark.parametrize("only, launched", [
@@ -186,8 +180,7 @@ def test_the_help_names_every_target():
     ("walk_conv2d 20 to 2048, 1x1/1, 2x2 to 2x2, 8 peaks float32", "walk_conv2d"),
 ])  # fmt: skip
 def test_dry_run(only, launched, tmp_path):
-    done = command("--dry-run", "--only", only, "--json", tmp_path / "dry.json")
-    assert done.exit_code == 0, done.output
+    command.done(*KERNELS, "--dry-run", "--only", only, "--json", tmp_path / "dry.json")
     page = json.loads((tmp_path / "dry.json").read_text())
     assert page["wrong"] == [] and [row["name"] for row in page["rows"]] == [
         case.name for case in cases() if only in case.name
@@ -209,8 +202,8 @@ def made_row(**fields):
 ])  # fmt: skip
 def test_a_dry_run_fails(monkeypatch, row, said):
     monkeypatch.setattr(kernel_bench, "dry_run", lambda only: [made_row(name="another"), row])
-    done = command("--dry-run")
-    assert done.exit_code == 1 and said in done.output and "another:" not in done.output
+    done = command.run(*KERNELS, "--dry-run")
+    assert done.returncode == 1 and said in done.stdout and "another:" not in done.stdout
 
 
 def test_a_case_that_was_not_executed_fails():
@@ -274,11 +267,17 @@ def test_measured_fields_and_what_is_wrong_has_no_speed(monkeypatch):
     assert kernel_bench.measure_case(MadeUp(), MadeUp().inputs("cpu"), 1, lambda f: 2.0, RATES)["variants"] == []
 
 
-def test_everything_that_one_command_writes(monkeypatch):
-    monkeypatch.setattr(kernel_bench, "Clock", lambda device: lambda function: function() is None or 1.0)
-    for name, value in (("LARGE", 16), ("SIDE", 4), ("wanted", lambda only: [MadeUp()])):
+@pytest.fixture
+def quick(monkeypatch):
+    """One made-up case, rates from small arrays, and every time is 1 ms."""
+    fields = {"Clock": lambda device: lambda function: function() is None or 1.0, "LARGE": 16, "SIDE": 4,
+              "wanted": lambda only: [MadeUp()]}  # fmt: skip
+    for name, value in fields.items():
         monkeypatch.setattr(kernel_bench, name, value)
     monkeypatch.setattr(MadeUp, "worth_compiling", False)
+
+
+def test_everything_that_one_command_writes(quick):
     found = kernel_bench.measure("", "cpu", rounds=2, record=True, report=lambda name: None)
     assert set(found) == {"machine", "rates", "rounds", "rows", "choices"}
     assert {"cpu", "torch", "triton", "python", "date"} <= set(found["machine"])
@@ -287,14 +286,11 @@ def test_everything_that_one_command_writes(monkeypatch):
     json.dumps(found)
 
 
-def test_what_does_not_fit_the_cards_memory_is_a_row_that_says_so(monkeypatch):
+def test_what_does_not_fit_the_cards_memory_is_a_row_that_says_so(quick, monkeypatch):
     def too_large(self, device):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(MadeUp, "inputs", too_large)
-    monkeypatch.setattr(kernel_bench, "Clock", lambda device: lambda function: 1.0)
-    for name, value in (("LARGE", 16), ("SIDE", 4), ("wanted", lambda only: [MadeUp()])):
-        monkeypatch.setattr(kernel_bench, name, value)
     found = kernel_bench.measure("", "cpu", rounds=1, record=True, report=lambda name: None)
     assert kernel_bench.failures(found["rows"]) == ["made up 4 float32: no room"]
     kernel_report.bench_table(found["rows"])
@@ -346,11 +342,6 @@ def test_the_page_of_results_says_what_the_files_say():
     assert text[begin:end] == kernel_report.readme_block()
 
 
-def test_without_files_the_block_says_so(tmp_path):
-    block = kernel_report.readme_block(tmp_path)
-    assert "No GPU figure exists yet" in block and "prm bench kernels --device cuda --json" in block
-
-
 def test_the_block_is_made_from_the_files(tmp_path):
     summary = lambda ms: {"median": ms, "min": ms, "max": ms, "rounds": [ms]}  # noqa: E731
     variants = [{"name": name, "ms": summary(ms), "ratio": summary(ms / 2)} for name, ms in
@@ -363,6 +354,8 @@ def test_the_block_is_made_from_the_files(tmp_path):
     ]
     machine = {"gpu": "A Card", "torch": "2.13", "triton": "3.7", "date": "2026-01-02T03:04:05"}
     page = {"machine": machine, "command": "prm bench kernels", "rows": rows}
+    block = kernel_report.readme_block(tmp_path)  # without a file
+    assert "No GPU figure exists yet" in block and "prm bench kernels --device cuda --json" in block
     (tmp_path / "card.json").write_text(json.dumps(page))
     block = kernel_report.readme_block(tmp_path)
     assert block.startswith(kernel_report.BEGIN) and block.endswith(kernel_report.END)

@@ -96,7 +96,7 @@ def walked(geometry, seed, dtype, device, layout, precision="ieee", peaks=None):
     on_window = np.stack([P[k][:, o[0] : o[0] + window[0], o[1] : o[1] + window[1]] for k, o in enumerate(origin)])
     G = laid_out(on_window, dtype, device, layout)
     visits = Visits(G, first, last, origin, image)
-    reached = reach(visits, stride, padding, dilation, kernel, size)
+    reached = reach(visits.first, visits.last, stride, padding, dilation, kernel, size)
     to, below = windows(*reached, size)
     turned = rules.turn(W_plus, groups)
     with launched("walk_conv2d"):
@@ -232,7 +232,7 @@ def assert_pooled(pooling, seed, dtype, device, layout):
     P = rng.integers(0, 9, (K, C, *window)) / 8
     first, last = origin, origin + np.array(window)
     values = laid_out(P, dtype, device, layout)
-    reached = reach(Visits(values, first, last, origin, image), stride, padding, dilation, kernel, size)
+    reached = reach(first, last, stride, padding, dilation, kernel, size)
     to, below = windows(*reached, size)
     with launched("walk_max_pool"):
         found = torch.ops.prm.walk_max_pool(

@@ -11,7 +11,8 @@ from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval.cli import judging
 from prm.eval.judging.record import ANSWER
 from prm.eval.pictures.images import read_image
-from prm.eval.proposals import authors_json, proposals_for
+from prm.eval.proposals import proposals_for
+from prm.eval.proposals.formats import authors_json
 from prm.parity_tests.command import done
 from prm.settings import SegmentationSettings
 

@@ -1,6 +1,8 @@
 """What is installed: every tracked file of the package is in the wheel, and its parts import only what they may."""
 
 import ast
+import functools
+import graphlib
 import os
 import re
 import shutil
@@ -14,10 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("reference", "accelerated", "eval")
-AT_THE_ROOT = ("__init__.py", "files.py", "settings.py")
+AT_THE_ROOT = ("__init__.py", "files.py", "settings.py", "py.typed")
 PACKAGED = (*FOLDERS, "parity_tests")
 PAGES = ("reference/golden.md", "parity_tests/PORTING.md")
-SUFFIXES = (".py", ".json", ".safetensors")
+SUFFIXES = (".py", ".json", ".npz", ".safetensors", ".typed")
 
 
 def tracked():
@@ -122,16 +124,20 @@ def test_without_what_a_machine_with_an_accelerator_may_lack(arguments, tmp_path
     assert done.returncode == 0, done.stderr
 
 
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path):
-    """Absolute names of all that a file imports, wherever in the file the statement stands."""
+    """Absolute names of all that a file imports, and their lines, wherever in the file the statement stands."""
     package = ["prm", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield module, node.lineno
             yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
 
 
@@ -153,6 +159,56 @@ def test_who_may_import_whom(folder):
                 if (path.parent.name, banned) == ("cli", "prm.parity_tests"):  # the command runs the comparison
                     continue
                 assert name != banned and not name.startswith(banned + "."), f"{path.relative_to(ROOT)}:{line}: {name}"
+
+
+FLOW = {
+    "accelerated": (
+        {"inputs", "peak_stimulation"},
+        {"aggregation", "peak_backprop"},
+        {"networks", "stages"},
+        {"checkpoint", "retrieval"},
+        {"kernels", "segmenter", "training"},
+    ),
+    "eval": (
+        {"metrics", "pictures"},
+        {"datasets"},
+        {"proposals"},
+        {"bench", "judging", "segment", "tuning"},
+        {"experiments"},
+        {"cli"},
+    ),
+}
+"""Which way data flows through the rooms of a folder: each imports from those above its row alone, none of its own."""
+
+
+@pytest.mark.parametrize("folder", FLOW)
+def test_data_flows_one_way_through_the_rooms(folder):
+    row = {room: k for k, rooms in enumerate(FLOW[folder]) for room in rooms}
+    files = {path: path.relative_to(ROOT / folder).with_suffix("").parts[0] for path in (ROOT / folder).rglob("*.py")}
+    assert set(files.values()) == {"__init__", *row}
+    for path, room in files.items():
+        inside = ((name.split(".")[2], line) for name, line in imported(path) if name.startswith(f"prm.{folder}."))
+        for other, line in inside if room != "__init__" else ():
+            allowed = other == room or row.get(other, len(row)) < row[room]
+            assert allowed, f"{path.relative_to(ROOT)}:{line}: {room} must not import from {other}"
+
+
+def module_of(name):
+    """The file of the package in which an imported name stands; None for other packages' names."""
+    root, *parts = name.split(".")
+    places = [ROOT.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)] if root == "prm" else []
+    files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def test_no_import_goes_in_a_circle():
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    graph = {path: {module_of(name) for name, _ in imported(path)} - {None, path} for path in files}
+    assert sum(map(len, graph.values())) > len(files)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(str(path.relative_to(ROOT)) for path in reversed(error.args[1])))
 
 
 DISTRIBUTION = {"skimage": "scikit-image", "PIL": "pillow"}
@@ -182,7 +238,7 @@ def test_what_the_root_imports():
 def test_inside_a_folder_imports_are_relative():
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(tree(path)):
                 if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                     inside = f"{node.module}.".startswith(f"prm.{folder}.")
                     assert not inside, f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -1,5 +1,6 @@
 """Proposals from others' files: each format in the structure of its own writers, read back mask by mask."""
 
+import base64
 import json
 import os
 import shutil
@@ -21,7 +22,8 @@ from prm import InputError
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import random_checkpoint
 from prm.accelerated.retrieval import Proposals
-from prm.eval.proposals import authors_json, cache, coco_json, open_proposals
+from prm.eval.proposals import open_proposals
+from prm.eval.proposals.formats import authors_json, npz
 from prm.eval.segment import segment_files
 
 h5py = pytest.importorskip("h5py", reason="needs h5py, which reads MATLAB's files of version 7.3")
@@ -101,10 +103,6 @@ def save_pngs(folder, masks):
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"mask{k}.png")
 
 
-def save_npz(path, masks):
-    cache._save(path, Proposals.from_masks(torch.from_numpy(masks)))
-
-
 def partition(masks):
     """A label map whose regions make up all the masks, (H, W) from 1, and each mask's list of regions."""
     signature = np.packbits(masks.reshape(len(masks), -1), axis=0).T
@@ -126,7 +124,7 @@ def save_as(kind, folder, name, masks, scores=None):
     elif kind == "png":
         save_pngs(path, masks)
     elif kind == "npz":
-        save_npz(path, masks)
+        npz.write(path, Proposals.from_masks(torch.from_numpy(masks)))
     elif kind == "labels":
         save_v5(path, mcg(*partition(masks), scores))
     elif kind == "labels-v73":
@@ -242,6 +240,53 @@ def test_a_picture_among_its_proposals_is_none_of_them(tmp_path):
     assert len(read(tmp_path, name="a")[0]) == 6
     refused(tmp_path, "no proposals", name=str(tmp_path / "b.png"))
     assert len(read(tmp_path, name="b")[0]) == 0
+
+
+# ---- the authors' files
+
+
+def entry(pairs, shape=(3, 4)):
+    return {"data": base64.b64encode(np.array(pairs, "<u4").tobytes()).decode(), "shape": list(shape)}
+
+
+def test_authors_format_by_hand(tmp_path):
+    # Positions count from 1: the run (4, 2) of a picture 4 wide is the end of row 0 and the beginning of row 1.
+    path = tmp_path / "proposals.json"
+    path.write_text(json.dumps([entry([(4, 2), (12, 1)]), entry(np.zeros((0, 2)))]))
+    first, second = authors_json.read(path, (3, 4)).masks().tolist()
+    assert first == [[False, False, False, True], [True, False, False, False], [False, False, False, True]]
+    assert not any(map(any, second))
+    authors_json.write(path, Proposals.empty(6, 7))
+    assert len(authors_json.read(path, (6, 7))) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "no mask"),
+        ("[1]", "entry 0: must be an object"),
+        ('[{"data": "", "shape": [3]}]', "entry 0: shape"),
+        ('[{"data": "", "shape": [3, true]}]', "entry 0: shape"),
+        ('[{"data": "?", "shape": [3, 4]}]', "entry 0: data is not base64"),
+        ('[{"data": 7, "shape": [3, 4]}]', "entry 0: data is not base64"),
+        ('[{"data": "AAAA", "shape": [3, 4]}]', "entry 0: 3 bytes"),
+        (json.dumps([entry([(1, 1)]), entry([(1, 1)], (4, 3))]), "entry 1: mask of 4 x 3"),
+        (json.dumps([entry([(0, 2)])]), "entry 0: a run starts at 0"),
+        (json.dumps([entry([(1, 1)]), entry([(12, 2)])]), "entry 1: a run ends at position 13"),
+        (json.dumps([entry([(4294967295, 4294967295)])]), "entry 0: a run ends"),
+        (json.dumps([entry([(2, 0)])]), "entry 0: runs must not be empty"),
+        (json.dumps([entry([(5, 1), (1, 2)])]), "out of order"),
+        (json.dumps([entry([(1, 3), (3, 2)])]), "overlapping"),
+    ],
+)
+def test_bad_files_of_the_authors(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        authors_json.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ---- unions of superpixels
@@ -419,15 +464,6 @@ def test_segmentations_of_each_kind(tmp_path):
         assert (read(tmp_path / "a.json", (2, 3), image_id=1)[0][0] == wanted).all()
 
 
-@given(seed=st.integers(0, 1000), shape=st.tuples(st.integers(1, 40), st.integers(1, 40)), density=st.floats(0, 1))
-def test_a_code_describes_as_many_pixels_as_the_picture_has(seed, shape, density):
-    mask = np.random.default_rng(seed).random(shape) < density
-    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    assert coco_json._total(np.frombuffer(code, np.uint8)) == mask.size
-    for length in range(len(code)):
-        assert coco_json._total(np.frombuffer(code[:length], np.uint8)) < mask.size or mask.size == 0
-
-
 @given(code=st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=12))
 def test_any_text_is_decoded_or_refused(tmp_path, code):
     entry = {"image_id": 1, "segmentation": {"size": [2, 3], "counts": code}}
@@ -463,7 +499,7 @@ RUNS = {"size": [5, 7], "counts": [35]}
         ([{"segmentation": {"size": 35, "counts": [35]}}], ["entry 0", "size"]),
         ([{"segmentation": {"size": [5, 7], "counts": [34]}}], ["entry 0", "damaged"]),
         ([{"segmentation": {"size": [5, 7], "counts": [36, -1]}}], ["entry 0", "counts"]),
-        ([{"segmentation": {"size": [5, 7], "counts": [35.0]}}], ["entry 0", "counts"]),
+        ([{"segmentation": {"size": [5, 7], "counts": [34.5, 0.5]}}], ["entry 0", "counts"]),
         ([{"segmentation": {"size": [5, 7], "counts": "ü"}}], ["entry 0", "counts"]),
         ([{"segmentation": {"size": [5, 7], "counts": ""}}], ["entry 0", "damaged"]),
         ([{"segmentation": [[1, 1, 2, 2]]}], ["entry 0", "three points"]),
@@ -617,11 +653,13 @@ def test_segment_with_each_format(tmp_path):
 
 @pytest.mark.skipif("PRM_TEST_DATA" not in os.environ, reason="needs real MCG proposals; set PRM_TEST_DATA")
 def test_real_proposals_in_every_format(tmp_path):
-    source, name = Path(os.environ["PRM_TEST_DATA"]) / "voc_samples", "sample4"
-    with Image.open(source / f"{name}.jpg") as picture:
-        shape = picture.size[::-1]
-    masks, _ = read(source, shape, f"{name}.jpg")
-    assert len(masks) == 200
+    found = {}
+    for path in sorted((Path(os.environ["PRM_TEST_DATA"]) / "voc_samples").glob("*.json")):
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            found[path.stem] = read(path.parent, picture.size[::-1], f"{path.stem}.jpg")[0]
+        assert len(found[path.stem]) == 200 and found[path.stem].any((1, 2)).all()
+    assert len(found) == 5
+    masks = found["sample4"]
     for kind in KINDS:
-        save_as(kind, tmp_path / kind, name, masks)
-        assert (read(tmp_path / kind, shape, f"{name}.jpg")[0] == masks).all(), kind
+        save_as(kind, tmp_path / kind, "sample4", masks)
+        assert (read(tmp_path / kind, masks.shape[1:], "sample4.jpg")[0] == masks).all(), kind

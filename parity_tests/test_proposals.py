@@ -1,22 +1,19 @@
-"""Segment proposals: the built-in generator on drawn pictures, the authors' file format, and the cache."""
-
-import base64
-import json
-import os
-from pathlib import Path
+"""Segment proposals: the built-in generator on drawn pictures, and the cache."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import ndimage as ndi
 
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
-from prm.eval.proposals import authors_json, cache, grouping
-from prm.eval.proposals.grouping import GroupingSettings, generate
+from prm.eval.proposals import cache
+from prm.eval.proposals.grouping import GroupingSettings, generate, layers, ranking
+from prm.eval.proposals.grouping.hierarchies import hierarchies
+from prm.eval.proposals.grouping.level_sets import level_sets
+from prm.eval.proposals.grouping.superpixels import superpixels
 
 # The least work; for tests that are not about quality.
 QUICK = GroupingSettings(scales=(60.0,), similarities=((1, 1, 1, 1, 0),), levels=4, candidates=200)
@@ -57,6 +54,12 @@ def coloured_things():
     return np.clip(picture + noise, 0, 255).astype(np.uint8), truth
 
 
+def same(a, b):
+    return (a.height, a.width) == (b.height, b.width) and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("starts", "ends", "offsets")
+    )
+
+
 # ---- generator
 
 
@@ -71,19 +74,12 @@ def test_things_of_several_parts_are_found_early():
     assert (best_overlaps(truth, generate(image, 100)) >= 0.8).all()
 
 
-def test_generator_is_deterministic_and_a_smaller_limit_gives_the_beginning():
+def test_every_mask_once_each_time_the_same_and_a_smaller_limit_gives_the_beginning():
     image, _ = coloured_things()
-    whole, again, few = generate(image, 300), generate(image, 300), generate(image, 40)
-    assert torch.equal(whole.starts, again.starts) and torch.equal(whole.offsets, again.offsets)
-    assert len(few) == 40
-    assert torch.equal(whole.select(range(40)).starts, few.starts)
-
-
-def test_no_mask_twice_and_none_empty():
-    proposals = generate(coloured_things()[0], 500)
-    masks = proposals.masks().flatten(1).numpy()
-    assert masks.any(1).all()
-    assert len(np.unique(masks, axis=0)) == len(masks)
+    whole, again, few = generate(image, 500), generate(image, 500), generate(image, 40)
+    assert same(whole, again) and same(whole.select(range(40)), few)
+    masks = whole.masks().flatten(1).numpy()
+    assert masks.any(1).all() and len(np.unique(masks, axis=0)) == len(masks)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["black", "white", "noise", "step"]))
@@ -143,7 +139,7 @@ def test_bad_limits_and_settings_are_refused():
 def test_superpixels_of_two_halves():
     feature = np.zeros((4, 6, 3), np.float32)
     feature[:, 3:] = 50
-    ((labels, count),) = grouping._superpixels(feature, (10.0,), 2)
+    ((labels, count),) = superpixels(feature, (10.0,), 2)
     assert count == 2
     assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
 
@@ -154,27 +150,26 @@ def test_regions_are_what_their_tables_say(seed, unions):
     """Area, box, hash and sums of every region of every source, unions included, against its mask."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 4, (4, 5, 3)).repeat(6, 0).repeat(5, 1).astype(np.float32) * 20
-    picture = grouping._Picture(colours, rng.random((24, 25), np.float32), rng.integers(0, 1 << 40, (24, 25)))
+    picture = layers.Picture(colours, rng.random((24, 25), np.float32), rng.integers(0, 1 << 40, (24, 25)))
     chosen = GroupingSettings(
         scales=(30.0,), similarities=((1, 1, 1, 1, 1),), levels=3, unions=unions, min_superpixel=4, min_area=1
     )
-    layers = grouping._level_sets(picture, chosen) + grouping._hierarchies(colours, colours / 100, picture, chosen)
-    for layer in layers:
+    for layer in level_sets(picture, chosen) + hierarchies(colours, colours / 100, picture, chosen):
         of = np.zeros(len(layer.regions), np.int64)
-        starts, ends, offsets = (torch.from_numpy(a) for a in grouping._runs([layer], of, layer.regions, 25))
+        starts, ends, offsets = (torch.from_numpy(a) for a in ranking._runs([layer], of, layer.regions, 25))
         for mask, row, sums in zip(Proposals(24, 25, starts, ends, offsets).masks().numpy(), layer.regions, layer.sums):
             rows, columns = np.nonzero(mask)
             box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
-            assert row[[grouping.TOP, grouping.LEFT, grouping.BOTTOM, grouping.RIGHT]].tolist() == box
-            assert row[grouping.AREA] == mask.sum() and row[grouping.HASH] == picture.keys[mask].sum()
-            assert sums[grouping.COLOUR :] == pytest.approx(colours[mask].sum(0), rel=1e-5)
+            assert row[[layers.TOP, layers.LEFT, layers.BOTTOM, layers.RIGHT]].tolist() == box
+            assert row[layers.AREA] == mask.sum() and row[layers.HASH] == picture.keys[mask].sum()
+            assert sums[layers.COLOUR :] == pytest.approx(colours[mask].sum(0), rel=1e-5)
             sides = [
                 np.maximum(picture.edges[one], picture.edges[other])[mask[one] != mask[other]]
                 for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]))
             ]
             steps = np.concatenate(sides)
-            assert sums[grouping.LENGTH] == len(steps)
-            assert sums[grouping.STRENGTH] == pytest.approx(steps.sum(dtype=np.float64), abs=1e-4)
+            assert sums[layers.LENGTH] == len(steps)
+            assert sums[layers.STRENGTH] == pytest.approx(steps.sum(dtype=np.float64), abs=1e-4)
 
 
 def test_neighbours_of_a_late_merge_are_proposed_together():
@@ -190,90 +185,7 @@ def test_neighbours_of_a_late_merge_are_proposed_together():
     assert best_overlaps(truth, generate(image, 500, GroupingSettings(**one, unions=0))).min() < 0.8
 
 
-# ---- the authors' files
-
-
-def entry(pairs, shape=(3, 4)):
-    return {"data": base64.b64encode(np.array(pairs, "<u4").tobytes()).decode(), "shape": list(shape)}
-
-
-def test_authors_format_by_hand(tmp_path):
-    # Positions count from 1: the run (4, 2) of a picture 4 wide is the end of row 0 and the beginning of row 1.
-    path = tmp_path / "proposals.json"
-    path.write_text(json.dumps([entry([(4, 2), (12, 1)]), entry(np.zeros((0, 2)))]))
-    first, second = authors_json.read(path, (3, 4)).masks().tolist()
-    assert first == [[False, False, False, True], [True, False, False, False], [False, False, False, True]]
-    assert not any(map(any, second))
-
-
-def test_authors_format_there_and_back(tmp_path):
-    masks = np.random.default_rng(0).random((5, 6, 7)) < 0.4
-    masks[2] = False
-    authors_json.write(tmp_path / "p.json", Proposals.from_masks(torch.from_numpy(masks)))
-    assert (authors_json.read(tmp_path / "p.json").masks().numpy() == masks).all()
-    authors_json.write(tmp_path / "none.json", Proposals.empty(6, 7))
-    assert len(authors_json.read(tmp_path / "none.json", (6, 7))) == 0
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is not JSON"),
-        ("{}", "must hold a list"),
-        ("[]", "no mask"),
-        ("[1]", "entry 0: must be an object"),
-        ('[{"data": "", "shape": [3]}]', "entry 0: shape"),
-        ('[{"data": "", "shape": [3, true]}]', "entry 0: shape"),
-        ('[{"data": "?", "shape": [3, 4]}]', "entry 0: data is not base64"),
-        ('[{"data": 7, "shape": [3, 4]}]', "entry 0: data is not base64"),
-        ('[{"data": "AAAA", "shape": [3, 4]}]', "entry 0: 3 bytes"),
-        (json.dumps([entry([(1, 1)]), entry([(1, 1)], (4, 3))]), "entry 1: mask of 4 x 3"),
-        (json.dumps([entry([(0, 2)])]), "entry 0: a run starts at 0"),
-        (json.dumps([entry([(1, 1)]), entry([(12, 2)])]), "entry 1: a run ends at position 13"),
-        (json.dumps([entry([(4294967295, 4294967295)])]), "entry 0: a run ends"),
-        (json.dumps([entry([(2, 0)])]), "entry 0: runs must not be empty"),
-        (json.dumps([entry([(5, 1), (1, 2)])]), "out of order"),
-        (json.dumps([entry([(1, 3), (3, 2)])]), "overlapping"),
-    ],
-)
-def test_bad_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "bad.json"
-    path.write_text(content)
-    with pytest.raises(InputError, match=message) as caught:
-        authors_json.read(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_wrong_size_are_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        authors_json.read(tmp_path / "nothing.json")
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps([entry([(1, 1)])]))
-    with pytest.raises(InputError, match="4 x 3 was expected"):
-        authors_json.read(path, (4, 3))
-
-
-@pytest.mark.skipif(
-    "PRM_TEST_DATA" not in os.environ, reason="needs the demo's files; set PRM_TEST_DATA to their folder"
-)
-def test_the_demo_files():
-    folder = Path(os.environ["PRM_TEST_DATA"]) / "voc_samples"
-    paths = sorted(folder.glob("*.json"))
-    assert len(paths) == 5
-    for path in paths:
-        with Image.open(path.with_suffix(".jpg")) as picture:
-            proposals = authors_json.read(path, (picture.height, picture.width))
-        assert len(proposals) == 200
-        assert (proposals.areas() > 0).all()
-
-
 # ---- cache
-
-
-def same(a, b):
-    return (a.height, a.width) == (b.height, b.width) and all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("starts", "ends", "offsets")
-    )
 
 
 def test_cache(tmp_path, monkeypatch):

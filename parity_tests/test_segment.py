@@ -23,7 +23,7 @@ from prm.eval import segment
 from prm.eval.pictures.export import to_coco_results, write_results
 from prm.eval.pictures.figures import overlay, panel, write_png
 from prm.eval.pictures.images import read_image
-from prm.eval.pipeline import in_order, threads
+from prm.eval.pictures.pipeline import in_order, threads
 from prm.eval.proposals import proposals_for
 
 LIMIT = 60
@@ -197,7 +197,7 @@ import torch
 torch.set_num_threads(1)
 from prm.accelerated import Segmenter
 from prm.accelerated.checkpoint import load_checkpoint
-from prm.eval.pipeline import SteadyMemory
+from prm.eval.pictures.memory import SteadyMemory
 from prm.eval.segment import segment_files
 
 network, pictures, out, leak = map(Path, sys.argv[1:])

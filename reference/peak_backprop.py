@@ -191,11 +191,11 @@ def avg_pool2d(P, U, kernel, stride=None, padding=0, ceil_mode=False, count_incl
 def adaptive_avg_pool2d(P, U, return_leak=False):
     """Adaptive average pooling: average pooling over bins, rows floor(p H / Hv) to ceil((p + 1) H / Hv)."""
     P, U = np.asarray(P, np.float64), np.asarray(U, np.float64)
-    windows = [
+    rows, columns = (
         [(*bin_of(p, size, out), bin_of(p, size, out)[1] - bin_of(p, size, out)[0]) for p in range(out)]
         for size, out in zip(U.shape[1:], P.shape[1:])
-    ]
-    return _average_walk(P, U, *windows, True, None, return_leak)
+    )
+    return _average_walk(P, U, rows, columns, True, None, return_leak)
 
 
 def mean(P, U, return_leak=False, axes=(1, 2)):

@@ -6,6 +6,7 @@ window. A position is (row, column): the paper's x and i count rows, its y and j
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numba import njit
@@ -114,7 +115,7 @@ def valid_peaks(M, is_peak, threshold, compared=np.float64) -> np.ndarray:
         m = M[n, c]
         positions = np.argwhere(is_peak[n, c] & (m >= threshold_value(m, threshold, compared)))
         if len(positions) == 0:
-            positions = [np.unravel_index(np.argmax(m), m.shape)]
+            positions = np.array([np.unravel_index(np.argmax(m), m.shape)])
         rows += [(n, c, i, j) for i, j in positions]
     return np.array(rows, np.int64).reshape(-1, 4)
 
@@ -194,7 +195,7 @@ def enlarge_transposed(D, factor, shape) -> np.ndarray:
 def _round_to(dtype, threshold):
     if threshold is None or (isinstance(threshold, str) and threshold in ("median", "mean", "max")):
         return threshold
-    if isinstance(threshold, (str, bool)) or not np.isscalar(threshold) or np.isnan(threshold):
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or np.isnan(float(threshold)):
         raise InputError(f'threshold must be "median", "mean", "max", a number or None, not {threshold!r}')
     if not np.issubdtype(dtype, np.floating):
         return float(threshold)

@@ -114,7 +114,8 @@ def nms(instances: Sequence[Instance], threshold=0.3, per_class=False) -> list[I
     added to that of the one that dropped it, the first kept one that overlaps; at the end the sum is divided by its
     total. Everything else of the kept instance, its three terms too, stays its own.
     """
-    kept, maps = [], []
+    kept: list[Instance] = []
+    maps: list[list[np.ndarray]] = []
     for one in sorted(instances, key=lambda one: (-one.score, one.label, *one.peak)):
         for k, other in enumerate(kept):
             if (not per_class or one.label == other.label) and overlap(one.mask, other.mask) >= threshold:
@@ -123,7 +124,10 @@ def nms(instances: Sequence[Instance], threshold=0.3, per_class=False) -> list[I
         else:
             kept.append(one)
             maps.append([one.prm])
-    return [one if len(prms) == 1 else replace(one, prm=sum(prms) / sum(prms).sum()) for one, prms in zip(kept, maps)]
+    sums = [sum(prms[1:], prms[0]) for prms in maps]
+    return [
+        one if len(prms) == 1 else replace(one, prm=total / total.sum()) for one, prms, total in zip(kept, maps, sums)
+    ]
 
 
 # ---- Algorithm 1
@@ -143,7 +147,7 @@ def _formerly(**names) -> Callable:
                 arguments |= given
             return function(*args, **arguments)
 
-        called.formerly = names
+        called.formerly = names  # type: ignore[attr-defined]  # a function may carry what it likes
         return called
 
     return decorate

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import copy
 import operator
+from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..peak_backprop.tracing.calls import ACTIVATION_FUNCTIONS, ACTIVATIONS, DROPOUTS, call_name, is_size, reduced_axes
+from ..peak_backprop.tracing.calls import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATIONS,
+    DROPOUTS,
+    call_name,
+    is_size,
+    path_of,
+    reduced_axes,
+    source_of,
+)
 from ..peak_backprop.tracing.graph import Tracer
 
 GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -49,14 +59,14 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
         node.replace_all_uses_with(source)
     for node in head.layer_norms:
         _over_channels(graph, node)
-    for node in head.batch_norms:
-        traced.set_submodule(node.target, _of_maps(head.modules[node.target]))
-    for node, side in head.linears.items():
+    for node, norm in head.batch_norms.items():
+        traced.set_submodule(path_of(node), _of_maps(norm))
+    for node, (linear, side) in head.linears.items():
         fresh = num_classes if node is head.classifier else None
-        traced.set_submodule(node.target, head.as_convolution(head.modules[node.target], side, fresh))
-    if num_classes is not None and head.classifier not in head.linears:
-        convolution = head.modules[head.classifier.target]
-        traced.set_submodule(head.classifier.target, _fresh(convolution, num_classes))
+        traced.set_submodule(path_of(node), head.as_convolution(linear, side, fresh))
+    last = head.modules[path_of(head.classifier)]
+    if num_classes is not None and isinstance(last, nn.Conv2d):
+        traced.set_submodule(path_of(head.classifier), _fresh(last, num_classes))
     graph.eliminate_dead_code(is_impure_node=lambda node: node in unread or node.is_impure())
     traced.recompile()
     traced.delete_all_unused_submodules()
@@ -66,23 +76,25 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
 class _Head:
     """What comes after the last global pooling, and what has to become of it.
 
-    removed : node -> the node that takes its place; layer_norms, batch_norms : nodes of vectors
-    linears : node -> the side of the map that was flattened into its vector
+    removed : node -> the node that takes its place
+    layer_norms, batch_norms : nodes of vectors
+    linears : node -> its layer, and the side of the map that was flattened into its vector
     classifier : the last linear layer or convolution
     """
 
     def __init__(self, name: str, graph: fx.Graph, modules: dict[str, nn.Module]):
         self.name, self.modules = name, modules
         self.removed: dict[fx.Node, fx.Node] = {}
-        self.linears: dict[fx.Node, int] = {}
+        self.linears: dict[fx.Node, tuple[nn.Linear, int]] = {}
         self.layer_norms: list[fx.Node] = []
-        self.batch_norms: list[fx.Node] = []
+        self.batch_norms: dict[fx.Node, nn.BatchNorm1d] = {}
         (output,) = next(node for node in graph.nodes if node.op == "output").args
         if not isinstance(output, fx.Node):
             raise ValueError(f"{name} returns more than one tensor; wrap it so that it returns its logits alone")
         pools = self._last_pools(graph, output)
         # node -> (whether a vector, the side of the map that it still holds or holds flattened), in the classifier
-        values, layers = {}, []
+        values: dict[fx.Node, tuple[bool, int]] = {}
+        layers = []
         for node in graph.nodes:
             above = [values[n] for n in node.all_input_nodes if n in values]
             if node in pools:
@@ -101,7 +113,7 @@ class _Head:
         return ValueError(f"{self.name} cannot be made fully convolutional: {what}, after its global pooling, {why}")
 
     def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.modules[node.target] if node.op == "call_module" else None
+        return self.modules[path_of(node)] if node.op == "call_module" else None
 
     def _is_elementwise(self, node: fx.Node) -> bool:
         return isinstance(self._module(node), ELEMENTWISE) or node.target in (*ACTIVATION_FUNCTIONS, *DROPOUTS)
@@ -110,7 +122,8 @@ class _Head:
 
     def _last_pools(self, graph: fx.Graph, output: fx.Node) -> dict[fx.Node, tuple[fx.Node, int, bool]]:
         """The global poolings that no other follows: node -> (what it pools, the side it leaves, whether a vector)."""
-        live, pools, followed = {output}, {}, set()
+        live, followed = {output}, set[fx.Node]()
+        pools = {}
         for node in reversed(graph.nodes):
             live |= set(node.all_input_nodes) if node in live else set()
             if node in live and followed.isdisjoint(node.users) and (found := self._global_pool(node)) is not None:
@@ -137,16 +150,16 @@ class _Head:
             sides = {size} if isinstance(size, int) else set(size) if isinstance(size, (tuple, list)) else {None}
             side = sides.pop()
             # None keeps an axis, and a size that depends on the image is no fixed one.
-            return (node.args[0], side, False) if isinstance(side, int) and not sides else None
+            return (source_of(node), side, False) if isinstance(side, int) and not sides else None
         if name == "avg_pool2d" and _is_size_of(_argument(node, 1, "kernel_size")):
-            return node.args[0], 1, False
+            return source_of(node), 1, False
         if name not in ("mean", "amax") or not node.args:
             return None
         axes, source = reduced_axes(node)  # of mean([2, 3]) or mean(3).mean(2)
         if axes == {2, 3}:
             return source, 1, _argument(node, 2, "keepdim") is not True
         if self._flattens(source) and axes in ({2}, {3}) and _start(source, self._module(source)) == 2:
-            return source.args[0], 1, True  # flatten(2).mean(-1)
+            return source_of(source), 1, True  # flatten(2).mean(-1)
         return None
 
     # ---- behind it
@@ -158,12 +171,12 @@ class _Head:
         """
         name, module = call_name(node), self._module(node)
         if self._flattens(node):
-            self.removed[node] = node.args[0]
+            self.removed[node] = source_of(node)
             return self._is_flat(node), side
         if isinstance(module, nn.Linear):
             if not is_vector:
                 raise self._refusal(node, "reads features that are not flattened")
-            self.linears[node] = side
+            self.linears[node] = module, side
             return True, 1
         along_channels = _argument(node, 1, "dim") if module is None else getattr(module, "dim", None)
         softmax = isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in ("softmax", "log_softmax")
@@ -175,7 +188,7 @@ class _Head:
         if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and is_vector:
             self.layer_norms.append(node)
         elif isinstance(module, nn.BatchNorm1d):
-            self.batch_norms.append(node)
+            self.batch_norms[node] = module
         elif isinstance(module, MIXING) or name in ("group_norm", "instance_norm"):
             raise self._refusal(node, "would normalise over all positions")
         elif is_vector and not isinstance(module, nn.Conv2d):
@@ -195,7 +208,7 @@ class _Head:
         if name in ("squeeze", "unsqueeze"):
             return name == "squeeze"
         if name == "getitem":
-            index = node.args[1]
+            index: Any = node.args[1]
             whole = len(index) == 4 and index[0] == index[1] == slice(None)
             if whole and all(i is None or (isinstance(i, int) and i == 0) for i in index[2:]):
                 return None not in index
@@ -203,7 +216,7 @@ class _Head:
             if _start(node, module) in (1, 2, -2, -3):
                 return True
         elif module is None:
-            shape = node.args[1] if len(node.args) == 2 else node.args[1:]
+            shape: Any = node.args[1] if len(node.args) == 2 else node.args[1:]
             if isinstance(shape, fx.Node) or len(shape) == 2:
                 return True
             if len(shape) == 4 and tuple(shape[2:]) == (1, 1):
@@ -224,21 +237,21 @@ class _Head:
         channels, rest = divmod(linear.in_features, side**2)
         if rest:
             raise ValueError(f"{self.name}: {linear.in_features} features are not {side} x {side} positions")
-        padding, options = side // 2 if side % 2 else "same", {"bias": linear.bias is not None}
+        padding, bias = side // 2 if side % 2 else "same", linear.bias is not None
         if num_classes is not None:
-            options |= {"dtype": linear.weight.dtype, "device": linear.weight.device}
-            return nn.Conv2d(channels, num_classes, side, padding=padding, **options)
-        conv = nn.Conv2d(channels, linear.out_features, side, padding=padding, device="meta", **options)
+            like: dict[str, Any] = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+            return nn.Conv2d(channels, num_classes, side, padding=padding, bias=bias, **like)
+        conv = nn.Conv2d(channels, linear.out_features, side, padding=padding, bias=bias, device="meta")
         conv.weight = nn.Parameter(linear.weight.detach().reshape(conv.weight.shape), linear.weight.requires_grad)
         conv.bias = linear.bias
         return conv
 
 
 def _fresh(conv: nn.Conv2d, num_classes: int) -> nn.Conv2d:
-    like = {"dtype": conv.weight.dtype, "device": conv.weight.device}
-    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    options = {"bias": conv.bias is not None, "padding_mode": conv.padding_mode}
-    return nn.Conv2d(conv.in_channels, num_classes, *geometry, **options, **like)
+    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    geometry: dict[str, Any] = {name: getattr(conv, name) for name in names}
+    like: dict[str, Any] = {"dtype": conv.weight.dtype, "device": conv.weight.device}
+    return nn.Conv2d(conv.in_channels, num_classes, bias=conv.bias is not None, **geometry, **like)
 
 
 def _of_maps(norm: nn.BatchNorm1d) -> nn.BatchNorm2d:
@@ -251,13 +264,13 @@ def _of_maps(norm: nn.BatchNorm1d) -> nn.BatchNorm2d:
 def _over_channels(graph: fx.Graph, node: fx.Node) -> None:
     """Let a layer norm of vectors (N, C) normalise the channels of maps: axis 1 goes last, and back."""
     with graph.inserting_before(node):
-        node.args = (graph.call_method("permute", (node.args[0], 0, 2, 3, 1)),)
+        node.args = (graph.call_method("permute", (source_of(node), 0, 2, 3, 1)),)
     with graph.inserting_after(node):
         back = graph.call_method("permute", (node, 0, 3, 1, 2))
     node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
 
 
-def _argument(node: fx.Node, position: int, name: str):
+def _argument(node: fx.Node, position: int, name: str) -> Any:
     return node.kwargs.get(name, node.args[position] if len(node.args) > position else None)
 
 

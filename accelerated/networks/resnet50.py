@@ -30,6 +30,11 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """(N, 3, H, W) to class response maps (N, num_classes, ceil(H / 32), ceil(W / 32))."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, num_classes: int):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)

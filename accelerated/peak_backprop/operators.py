@@ -164,13 +164,14 @@ def turn(weight: Tensor, groups: int) -> Tensor:
     return split.flatten(0, 1).contiguous(memory_format=LAYOUT)
 
 
-def _spread(values: Tensor, stride: list[int], offset: np.ndarray, size: tuple[int, int]) -> Tensor:
+def _spread(values: Tensor, stride: list[int], offset: np.ndarray, size: tuple[int, ...]) -> Tensor:
     """Windows of `size` whose row stride * i - offset holds row i of values (K, C, h, w), columns alike; else 0."""
     out = empty((*values.shape[:2], *size), values).zero_()
     for k, start in enumerate(offset.tolist()):
         first = [max(-(-o // s), 0) for o, s in zip(start, stride)]
         last = [min(-(-(o + length) // s), have) for o, s, length, have in zip(start, stride, size, values.shape[2:])]
-        some = values[(k, slice(None), *(slice(f, max(f, n)) for f, n in zip(first, last)))]
+        rows, cols = (slice(f, max(f, n)) for f, n in zip(first, last))
+        some = values[k, :, rows, cols]
         begin = [f * s - o for f, s, o in zip(first, stride, start)]
         out[k, :, begin[0] :: stride[0], begin[1] :: stride[1]][:, : some.shape[1], : some.shape[2]] = some
     return out

@@ -45,7 +45,7 @@ class Plan:
 
     def _may_overwrite(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: nobody else reads it, and no rule needs what it was."""
-        called = type(self._modules[node.target]) if node.op == "call_module" else node.target
+        called = type(self._modules[str(node.target)]) if node.op == "call_module" else node.target
         source = node
         while type(self._rules[node]) is Rule and called in (nn.ReLU, F.relu, torch.relu, "relu"):
             (source,) = self._rules[source].parents
@@ -135,13 +135,11 @@ def output_of(graph: fx.Graph) -> fx.Node:
 
 def execute(node: fx.Node, env: dict, modules: dict[str, nn.Module]) -> Any:
     """What the model's own code does at this node."""
-    args, kwargs = (fx.node.map_arg(a, lambda n: env[n]) for a in (node.args, node.kwargs))
+    target: Any = node.target  # a path, a function or a method's name, as the kind of call has it
+    args: Any = fx.node.map_arg(node.args, lambda n: env[n])
+    kwargs: Any = fx.node.map_arg(node.kwargs, lambda n: env[n])
     if node.op == "get_attr":
-        return operator.attrgetter(node.target)(modules[""])
+        return operator.attrgetter(target)(modules[""])
     if node.op == "call_module":
-        return modules[node.target](*args, **kwargs)
-    return (
-        node.target(*args, **kwargs)
-        if node.op == "call_function"
-        else getattr(args[0], node.target)(*args[1:], **kwargs)
-    )
+        return modules[target](*args, **kwargs)
+    return target(*args, **kwargs) if node.op == "call_function" else getattr(args[0], target)(*args[1:], **kwargs)

@@ -45,8 +45,9 @@ class Prepared:
     """
 
     def __init__(self, workspace: Workspace):
-        self._kept: dict[tuple[int, str], object] = {}
-        self._workspace, self._memory = workspace, []
+        self._kept: dict[tuple[int, str], tuple[Tensor, Any]] = {}
+        self._workspace = workspace
+        self._memory: list[Tensor] = []
 
     def __del__(self):
         self._workspace.give(self._memory)
@@ -59,7 +60,7 @@ class Prepared:
         self._memory.append(self._workspace.take(like, math.prod(shape)))
         return empty(shape, like, self._memory[-1])
 
-    def _once(self, U: Tensor, use: str, make: Callable[[], object]):
+    def _once(self, U: Tensor, use: str, make: Callable[[], Any]) -> Any:
         if (id(U), use) not in self._kept:
             self._kept[id(U), use] = U, make()  # with the tensor, so that its id is not given to another
         return self._kept[id(U), use][1]
@@ -69,7 +70,7 @@ class Prepared:
         different = list({id(U): U for U in tensors}.values())
         if different:
             for U, least in zip(different, torch.stack([self._lowest(U) for U in different]).tolist()):
-                self._once(U, "least", lambda least=least: least)
+                self._kept.setdefault((id(U), "least"), (U, least))
 
     def _lowest(self, U: Tensor) -> Tensor:
         """`least`, (N,), where U is."""

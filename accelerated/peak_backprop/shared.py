@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .visits import Visits
-
 BAND = 1 << 20  # numbers that are computed at once for a shared map: what a CPU's cache holds
 TILES = 8  # along the longer side of a map, of which those are computed that windows touch
-Span = tuple[slice, slice]  # rows and columns
+Span = tuple[slice, ...]  # rows and columns
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels answer for tensors of the CPU, slowly
 
 
@@ -32,7 +29,8 @@ class Shared:
     """
 
     def __init__(self, tensor: Tensor, part: Callable[[Tensor, slice], Tensor] | None = None):
-        self.tensor, self.part, self._whole = tensor, part, None
+        self.tensor, self.part = tensor, part
+        self._whole: Tensor | None = None
 
     def region(self, some: slice, span: Span) -> Tensor:
         """(n, C, h, w) of some images; a view where it can be."""
@@ -76,13 +74,13 @@ class Computed(Shared):
             self._done[(some, *tiles)] = True
         return super().region(some, span)
 
-    def touch(self, visits: Visits) -> None:
-        """Compute what the windows of visits read."""
+    def touch(self, image: np.ndarray, span: Callable[[int], Span]) -> None:
+        """Compute what peaks on windows read: peak k that of image[k] of (K,), at span(k)."""
         if launched(self.tensor):
-            self.whole(visits.image)
+            self.whole(image)
         else:
-            for k, n in enumerate(visits.image.tolist()):
-                self.region(slice(n, n + 1), visits.span(k))
+            for k, n in enumerate(image.tolist()):
+                self.region(slice(n, n + 1), span(k))
 
     def whole(self, image: np.ndarray) -> Tensor:
         if launched(self.tensor):
@@ -95,9 +93,9 @@ class Computed(Shared):
     def _by_tiles(self, some: slice, tiles: Span) -> None:
         """The tiles that are missing, image by image."""
         for n in range(some.start, some.stop):
-            for rectangle in _rectangles(~self._done[(n, *tiles)]):
-                spans = (slice(s.start + t.start, s.stop + t.start) for s, t in zip(rectangle, tiles))
-                self._by_bands(slice(n, n + 1), *spans)
+            for rectangle in _rectangles(~self._done[n][tiles]):
+                rows, cols = (slice(s.start + t.start, s.stop + t.start) for s, t in zip(rectangle, tiles))
+                self._by_bands(slice(n, n + 1), rows, cols)
 
     def _by_bands(self, some: slice, tile_rows: slice, tile_cols: slice) -> None:
         """Band by band, so that what is computed on the way stays in the cache."""

@@ -45,7 +45,7 @@ class Visits:
         return Visits(values, self.first, self.last, self.origin, self.image, factors, fresh)
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, ...]:
         return tuple(self.values.shape[-2:])
 
     @property
@@ -69,14 +69,14 @@ class Visits:
 
     def pick(self, which: slice, shape: tuple[int, ...]) -> Visits:
         """Some of the peaks, on windows no larger than they need; `shape` (C, H, W) of the map."""
-        parts = (self.values, self.first, self.last, self.origin, self.image)
-        some = Visits(*(part[which] for part in parts), self.factors)
+        first, last, origin, image = (part[which] for part in (self.first, self.last, self.origin, self.image))
+        some = Visits(self.values[which], first, last, origin, image, self.factors)
         if self.values.dim() != 4:
             return some
         origin, size = windows(some.first, some.last, shape[1:])
         return some.moved(origin, size)
 
-    def moved(self, origin: np.ndarray, size: tuple[int, int]) -> Visits:
+    def moved(self, origin: np.ndarray, size: tuple[int, ...]) -> Visits:
         """The same visits on other windows, which hold first to last."""
         if size == self.size and np.array_equal(origin, self.origin):
             return self
@@ -125,7 +125,7 @@ class Visits:
         for k in np.flatnonzero(~gone).tolist():
             length = last[k] - first[k]
             here, there = (window(first[k] - o[k], length) for o in (origin, self.origin))
-            values[(k, slice(None), *here)] = self.values[(k, slice(None), *there)]
+            values[k][(slice(None), *here)] = self.values[k][(slice(None), *there)]
         return Visits(values, first, last, origin, self.image, self.factors, fresh=True), dropped
 
     def plus(self, other: Visits, shape: tuple[int, ...]) -> Visits:

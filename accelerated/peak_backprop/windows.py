@@ -6,8 +6,6 @@ cut off at the map's border. Peaks that go down together have windows of one siz
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,13 +13,10 @@ from torch.nn import functional as F
 
 from .shared import Shared, Span, empty, launched
 
-if TYPE_CHECKING:
-    from .visits import Visits
-
 DIGITS = 3  # binary digits of a window's length
 
 
-def windows(first: np.ndarray, last: np.ndarray, shape) -> tuple[np.ndarray, tuple[int, int]]:
+def windows(first: np.ndarray, last: np.ndarray, shape) -> tuple[np.ndarray, tuple[int, ...]]:
     """Windows of one size, inside a map of `shape` (H, W), that hold first to last of each peak: origins and size."""
     size = np.array([min(_rounded(n), whole) for n, whole in zip((last - first).max(axis=0).tolist(), shape)])
     return np.minimum(first, np.array(shape) - size), tuple(size.tolist())
@@ -41,7 +36,7 @@ def window(origin: np.ndarray, size) -> Span:
 
 def times(
     values: Tensor, factors: tuple[Shared, ...], image: np.ndarray, origin: np.ndarray,
-    offset: np.ndarray | None = None, size: tuple[int, int] | None = None, out: Tensor | None = None,
+    offset: np.ndarray | None = None, size: tuple[int, ...] | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """values (K, C, h, w) times each peak's window of shared maps, into `out`; (K, F) times each peak's row.
 
@@ -57,7 +52,7 @@ def times(
     return out
 
 
-def placed(values: Tensor, offset: np.ndarray, size: tuple[int, int]) -> Tensor:
+def placed(values: Tensor, offset: np.ndarray, size: tuple[int, ...]) -> Tensor:
     """Windows of `size` that begin `offset` (K, 2) inside of windows `values` (K, C, h, w), zero beyond them.
 
     A view where one will do.
@@ -70,8 +65,9 @@ def placed(values: Tensor, offset: np.ndarray, size: tuple[int, int]) -> Tensor:
 def onto(values, image, origin, offset, factors: tuple[Shared, ...], out: Tensor, add: bool) -> None:
     """`on_windows` of shared maps: in one launch, or a peak at a time from the parts that its window needs."""
     if launched(values):
-        numbers = (torch.from_numpy(n) for n in (image, origin, offset))
-        torch.ops.prm.walk_windows(values, *numbers, [shared.whole(image) for shared in factors], out, add)
+        maps = [shared.whole(image) for shared in factors]
+        image, origin, offset = (torch.from_numpy(n) for n in (image, origin, offset))
+        torch.ops.prm.walk_windows(values, image, origin, offset, maps, out, add)
     else:
         _peak_by_peak(values, image, origin, offset, factors, out, add)
 
@@ -85,8 +81,8 @@ def on_windows(
     (K, 2) inside of them. Where they do not meet, out is set to 0, or stays as it is if added to. image, origin and
     offset: int64, on the host or on the device.
     """
-    numbers = (n.cpu().numpy() for n in (image, origin, offset))
-    _peak_by_peak(values, *numbers, tuple(map(Shared, maps)), out, add)
+    images, origins, offsets = (n.cpu().numpy() for n in (image, origin, offset))
+    _peak_by_peak(values, images, origins, offsets, tuple(map(Shared, maps)), out, add)
 
 
 walk_windows = torch.library.custom_op("prm::walk_windows", on_windows, mutates_args=["out"])
@@ -106,15 +102,15 @@ def _peak_by_peak(values, image, origin, offset, factors: tuple[Shared, ...], ou
         here, there = ((slice(k, k + 1), slice(None), *(cut[i] for cut in cuts)) for i in (0, 1))
         span = tuple(slice(o + cut.start, o + cut.stop) for o, (_, cut) in zip(origin[k].tolist(), cuts))
         product, target = values[there], out[here]
-        *others, last = [shared.region(slice(n, n + 1), span) for shared in factors] or [None]
-        for region in others:
+        regions = [shared.region(slice(n, n + 1), span) for shared in factors]
+        for region in regions[:-1]:
             product = product * region
-        if last is None:
+        if not regions:
             target.add_(product) if add else target.copy_(product)
         elif add:
-            target.addcmul_(product, last)
+            target.addcmul_(product, regions[-1])
         else:
-            torch.mul(product, last, out=target)
+            torch.mul(product, regions[-1], out=target)
 
 
 def _overlap(offset: int, length: int, have: int) -> Span:
@@ -129,11 +125,14 @@ def padded(values: Tensor, before: list[int], after: list[int]) -> Tensor:
     return F.pad(values, (before[1], after[1], before[0], after[0])) if any(before) or any(after) else values
 
 
-def reach(visits: Visits, stride, padding, dilation, kernel, shape) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past last row and column that visits read through a sliding window, of a map of `shape` (H, W)."""
+def reach(
+    first: np.ndarray, last: np.ndarray, stride, padding, dilation, kernel, shape
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past last row and column that what lies from first to last, (K, 2) each, reads through a sliding
+    window, of a map of `shape` (H, W)."""
     stride, padding, shape = np.array(stride), np.array(padding), np.array(shape)
-    first = visits.first * stride - padding
-    last = (visits.last - 1) * stride - padding + np.array(dilation) * (np.array(kernel) - 1) + 1
+    first = first * stride - padding
+    last = (last - 1) * stride - padding + np.array(dilation) * (np.array(kernel) - 1) + 1
     # Where only padding is read nothing arrives, but a window is never empty.
     first = first.clip(0, shape - 1)
     return first, np.maximum(last.clip(max=shape), first + 1)

@@ -240,7 +240,8 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 def _masks(runs: np.ndarray, counts: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """starts, ends, offsets of masks that have `counts` of the runs (n, 2) each."""
-    return *(torch.from_numpy(column.copy()) for column in runs.T), offsets_of(torch.from_numpy(counts))
+    starts, ends = (torch.from_numpy(column.copy()) for column in runs.T)
+    return starts, ends, offsets_of(torch.from_numpy(counts))
 
 
 @run_contours.register_kernel("cpu")
@@ -261,9 +262,8 @@ def _(starts, ends, offsets, height, width, new_height, new_width):
 def _(starts, ends, offsets, other_starts, other_ends, other_offsets, size):
     masks, others = (starts, ends, offsets), (other_starts, other_ends, other_offsets)
     same = all(a.is_set_to(b) for a, b in zip(masks, others))
-    masks, others = _arrays(*masks), _arrays(*others)
-    shared = np.empty((len(masks[2]) - 1, len(others[2]) - 1), np.int64)
-    loops.intersections(*masks, *others, same, shared)
+    shared = np.empty((len(offsets) - 1, len(other_offsets) - 1), np.int64)
+    loops.intersections(*_arrays(*masks), *_arrays(*others), same, shared)
     return torch.from_numpy(shared)
 
 

@@ -1,5 +1,7 @@
 """Algorithm 1, lines 10-13: non-maximum suppression, which merges Peak Response Maps."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def nms(
     return torch.tensor(list(suppressed), dtype=torch.int64, device=prms.device), merged(prms, suppressed)
 
 
-def merged(prms: Tensor, suppressed: dict[int, list[int]]) -> Tensor:
+def merged(prms: Tensor, suppressed: Mapping[int, Sequence[int]]) -> Tensor:
     """The kept ones' PRMs (k, H, W), of prms (n, H, W) and what `suppression` tells: each plus those it suppressed,
     divided by its total again."""
     kept = prms[torch.tensor(list(suppressed), dtype=torch.int64, device=prms.device)]

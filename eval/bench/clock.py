@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..pipeline import trim
+from ..pictures.memory import trim
 
 
 @contextmanager

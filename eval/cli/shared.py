@@ -35,7 +35,7 @@ Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals gen
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="PATH",
                        help="A data set: VOC, SBD, COCO, any COCO-format JSON, BBBC038, drawn scenes, or a folder with "
-                       "labels.csv.")
+                       "labels.csv or instances.json.")
 ]  # fmt: skip
 Proposals = Annotated[
     Path | None,

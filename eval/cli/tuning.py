@@ -91,9 +91,11 @@ def tune(
     from ..datasets import open_dataset
     from ..proposals import Source
     from ..tuning import search as tuning
+    from ..tuning.gather import gather
+    from ..tuning.grid import GRID, OBJECTIVES, WEIGHTS, full_grid
 
     started = time.perf_counter()
-    check_one_of("--objective", [objective], tuning.OBJECTIVES)
+    check_one_of("--objective", [objective], OBJECTIVES)
     given = {"alpha": alpha, "beta_area": beta_area, "bias": bias, "peak_threshold": peak_threshold,
              "class_threshold": class_threshold, "nms": nms}  # fmt: skip
     given = {name: _numbers(name, text) for name, text in given.items() if text is not None}
@@ -102,20 +104,19 @@ def tune(
             make_folder(file.parent)
     segmenter, found = open_segmenter(checkpoint, device)
     if against_defaults:
-        usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *tuning.GRID)}
+        usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *GRID)}
         segmenter.settings = replace(segmenter.settings, **usual)
-    grid = tuning.full_grid(segmenter.settings, given, tuning.OBJECTIVES[objective])
+    grid = full_grid(segmenter.settings, given, OBJECTIVES[objective])
     source = Source(proposals, limit, cache)()
     samples = Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
     if objective != "proxy":
         check_masks(samples, data, f"tuning by --objective {objective} (proxy needs none)")
     with progress_bar() as progress:
         task = progress.add_task("gathering the sums of Eq. 6", total=len(samples))
-        pictures = tuning.gather(segmenter, samples, source, grid,
-                                 lambda: progress.advance(task))  # fmt: skip
+        pictures = gather(segmenter, samples, source, grid, lambda: progress.advance(task))
         gathered = time.perf_counter()
-        task = progress.add_task("searching", total=math.prod(len(grid[name]) for name in tuning.WEIGHTS))
-        how = (segmenter.settings, grid, tuning.OBJECTIVES[objective], iou, extend, tuple(given))
+        task = progress.add_task("searching", total=math.prod(len(grid[name]) for name in WEIGHTS))
+        how = (segmenter.settings, grid, OBJECTIVES[objective], iou, extend, tuple(given))
         result = tuning.search(pictures, *how, tick=lambda: _tick(progress, task))
         searched = time.perf_counter()
         other = tuning.halves(pictures, *how, tick=lambda: _tick(progress, task)) if halves else []

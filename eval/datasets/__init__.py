@@ -38,7 +38,7 @@ __all__ = [
 
 # The order is the order of detection: format name -> (does this path look like it?, loader, what is looked for).
 FORMATS = {
-    "folder": (folder.looks_like, FolderDataset, "a folder with labels.csv"),
+    "folder": (folder.looks_like, FolderDataset, "a folder with labels.csv or instances.json"),
     "synthetic": (synthetic.looks_like, SyntheticDataset, "a folder with synthetic.json"),
     "voc": (voc.looks_like, VocDataset, "VOCdevkit, or VOC<year> with JPEGImages and ImageSets"),
     "sbd": (voc.looks_like_sbd, SbdDataset, "benchmark_RELEASE, or its dataset/ with img, cls and inst"),
@@ -82,11 +82,11 @@ def _detect(path: Path, split: str | None) -> str:
         return found[0]
     if found:
         raise InputError(f"{path}: holds several data sets ({', '.join(found)}); name the folder of one of them")
-    parts = sorted(table.parent.name for table in path.glob("*/labels.csv")) if path.is_dir() else []
+    parts = folder.splits(path) if path.is_dir() else []
     if parts and split is not None:
         raise InputError(f"{path}: has no split {split!r}; choose {' or '.join(map(repr, parts))}")
     if parts:
-        raise InputError(f"{path}: has no labels.csv of its own; choose the split {' or '.join(map(repr, parts))}")
+        raise InputError(f"{path}: has no labels of its own; choose the split {' or '.join(map(repr, parts))}")
     looked_for = "; ".join(f"{name}: {what}" for name, (_, _, what) in FORMATS.items())
     raise InputError(f"{path}: not a dataset of a known format ({looked_for})")
 

@@ -12,6 +12,11 @@ COCO's coordinates are continuous: pixel i reaches from i to i + 1, and a `bbox`
 boxes have inclusive ends in whole pixels' positions, so it becomes x0 = x, x1 = x + w - 1 (w pixels, from x on; never
 less than one pixel), and the same for y. Nothing is rounded.
 
+Pictures are read upright, as their EXIF orientation says; masks and boxes may be those of the pixels as stored. The
+`height` and `width` of a picture that lies on its side tell which, and what is of the stored pixels is turned as they
+are. Where they cannot tell (a square picture, or one upside down) it is as with the first picture of the file that
+tells, because one tool made them all; where none tells, upright.
+
 `AnnotationFile` is also what reads the instances.json of a `folder` dataset.
 """
 
@@ -19,6 +24,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +32,8 @@ import numpy as np
 from prm import InputError
 from prm.files import reason
 
+from ..pictures.images import MAX_PIXELS
+from ..pictures.orientation import stored, turned, turned_boxes
 from .base import Boxes, Instances, Sample, check_split, class_indices, existing, read_picture, refuse, tight_boxes
 
 _FILE = re.compile(r"instances_(?P<split>.+?)(?P<year>\d{4})?\.json")
@@ -52,19 +60,18 @@ class CocoDataset:
 
     def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
         self.path = existing(path)
-        self._parts = [(AnnotationFile(file, report), folders) for file, folders in _annotation_files(self.path, split)]
+        self._parts = [AnnotationFile(*found, report) for found in _annotation_files(self.path, split)]
         # The first file that lists a picture describes it: minival's pictures, for one, are also val's.
-        described = {name: part for part in reversed(range(len(self._parts))) for name in self._parts[part][0].images}
+        described = {name: part for part in reversed(range(len(self._parts))) for name in self._parts[part].images}
         self._files = [
-            (name, part) for part, (file, _) in enumerate(self._parts) for name in file.images
-            if described[name] == part
+            (name, part) for part, file in enumerate(self._parts) for name in file.images if described[name] == part
         ]  # fmt: skip
         if not self._files:
             raise InputError(f"{self.path}: lists no picture; 'images' is empty")
         if class_names is None:
-            class_names = self._parts[0][0].class_names
+            class_names = self._parts[0].class_names
         self.class_names = tuple(class_names)
-        for file, _ in self._parts:
+        for file in self._parts:
             class_indices(file.used, self.class_names, file.path)
 
     def __len__(self) -> int:
@@ -72,13 +79,13 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Sample:
         name, part = self._files[index]
-        file, folders = self._parts[part]
+        file = self._parts[part]
         labels, difficult = file.labels(name, self.class_names)
         return Sample(
             name=name,
             labels=labels,
             difficult=difficult,
-            read=lambda: read_picture(_find(name, folders, file.path)),
+            read=lambda: read_picture(file.picture(name)),
             read_instances=lambda: file.instances(name, self.class_names),
             read_boxes=lambda: file.boxes(name, self.class_names),
         )
@@ -86,9 +93,9 @@ class CocoDataset:
     def flaws(self, index: int) -> list[str]:
         """Where a picture's size is not as stated; for a file with masks `Sample` itself says so."""
         name, part = self._files[index]
-        file, folders = self._parts[part]
-        stated, found = file.images[name], read_picture(_find(name, folders, file.path)).shape[:2]
-        if file.has_masks or stated == found:
+        file = self._parts[part]
+        stated, found = file.images[name], read_picture(file.picture(name)).shape[:2]
+        if file.has_masks or stated == (found[::-1] if file.turn(name) >= 5 else found):
             return []
         sizes = " but the picture is ".join(f"{h}x{w}" for h, w in (stated, found))
         return [f"{file.path}: {name} is {sizes}; correct the entry (height x width)"]
@@ -98,6 +105,7 @@ class CocoDataset:
 class _Entry:
     """One annotation."""
 
+    id: object
     category: str
     crowd: bool
     segmentation: list | dict | None
@@ -108,19 +116,20 @@ class _Entry:
 class AnnotationFile:
     """COCO instance annotations, read once and kept by picture.
 
-    path: the .json file. report: what to do with an entry that cannot be used; by default it is raised.
+    path: the .json file. folders: where its pictures may lie. report: what to do with an entry that cannot be used; by
+    default it is raised.
     Raises: `prm.InputError` where the file as a whole is not of this format.
     """
 
-    def __init__(self, path: Path, report: Callable[[InputError], None] = refuse):
-        self.path = path
+    def __init__(self, path: Path, folders: Sequence[Path], report: Callable[[InputError], None] = refuse):
+        self.path, self._folders = path, folders
         try:
             content = json.loads(path.read_bytes())
             categories = {entry["id"]: entry["name"] for entry in content["categories"]}
             listed = {entry["id"]: _size(entry) for entry in content["images"]}
             annotations = content["annotations"]
             self.class_names = tuple(categories[key] for key in sorted(categories))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise _unusable(path, error) from None
         if len(set(self.class_names)) < len(self.class_names):
             raise InputError(f"{path}: two entries of 'categories' have the same name; rename one of them")
@@ -134,22 +143,26 @@ class AnnotationFile:
         for entry in annotations:
             try:
                 self._entries[listed[entry["image_id"]][0]].append(_entry(entry, categories))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 report(_unusable(path, error, entry))
         self.used = sorted({entry.category for entries in self._entries.values() for entry in entries})
         """Names of the categories that annotations have."""
         # A file of boxes alone has no masks to offer; where there is nothing at all, "no instance" is an answer.
         self.has_masks = not annotations or any(e.segmentation for es in self._entries.values() for e in es)
 
+    def named(self, name: str) -> tuple[list[str], list[str]]:
+        """(names of the categories of the instances of picture `name`, of those that show only in crowds), sorted."""
+        entries = self._entries[name]
+        present = {entry.category for entry in entries if not entry.crowd}
+        return sorted(present), sorted({entry.category for entry in entries} - present)
+
     def labels(self, name: str, class_names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(class indices of the instances of picture `name`, of what shows only in crowds), both ascending."""
-        entries = self._entries[name]
-        index = class_indices({entry.category for entry in entries}, class_names, f"{self.path}: {name}")
-        present = {index[entry.category] for entry in entries if not entry.crowd}
-        return tuple(sorted(present)), tuple(sorted(set(index.values()) - present))
+        index = [class_indices(names, class_names, f"{self.path}: {name}") for names in self.named(name)]
+        return tuple(sorted(index[0].values())), tuple(sorted(index[1].values()))
 
     def instances(self, name: str, class_names: Sequence[str]) -> Instances | None:
-        """The instances and crowds of picture `name`; None where the file describes boxes alone."""
+        """The instances and crowds of picture `name`, upright; None where the file describes boxes alone."""
         if not self.has_masks:
             return None
         entries = self._entries[name]
@@ -157,6 +170,7 @@ class AnnotationFile:
         masks = np.zeros((len(entries), *self.images[name]), dtype=bool)
         for k in range(len(entries)):
             masks[k] = self._mask(name, k)
+        masks = turned(masks, self.turn(name))
         labels = np.array([index[entry.category] for entry in entries], dtype=np.int64)
         crowd = np.array([entry.crowd for entry in entries], dtype=bool)
         areas = [entry.area for entry in entries if not entry.crowd]
@@ -168,7 +182,7 @@ class AnnotationFile:
         )
 
     def boxes(self, name: str, class_names: Sequence[str]) -> Boxes:
-        """The boxes of picture `name` in the order of its annotations; where `bbox` is missing, that of the mask."""
+        """The boxes of picture `name`, upright, as the annotations follow; where `bbox` is missing, the mask's."""
         entries = self._entries[name]
         index = class_indices((entry.category for entry in entries), class_names, f"{self.path}: {name}")
         found = []
@@ -181,63 +195,72 @@ class AnnotationFile:
         rows = np.array(found, dtype=np.float64).reshape(-1, 5)
         kept = [entries[int(k)] for k in rows[:, 4]]
         return Boxes(
-            boxes=rows[:, :4],
+            boxes=turned_boxes(rows[:, :4], self.turn(name), self.images[name]),
             labels=np.array([index[entry.category] for entry in kept], dtype=np.int64),
             difficult=np.array([entry.crowd for entry in kept], dtype=bool),
         )
 
+    def picture(self, name: str) -> Path:
+        """The picture's file."""
+        for folder in self._folders:
+            if (folder / name).is_file():
+                return folder / name
+        looked = ", ".join(dict.fromkeys(str(folder) for folder in self._folders))
+        raise InputError(f"{self.path}: picture {name} is in none of {looked}; put it there or remove its entry")
+
+    def turn(self, name: str) -> int:
+        """The EXIF orientation by which masks and boxes of picture `name` are turned; 1 where they are upright already.
+
+        A picture that is not there or cannot be read counts as upright: whoever reads it is told.
+        """
+        orientation, size = self._stored(name)
+        if orientation == 1:
+            return 1
+        stated, upright = self.images[name], size[::-1] if orientation >= 5 else size
+        if orientation >= 5 and stated not in (size, upright):
+            sizes = "{}x{}, but the picture is {}x{} as stored and {}x{} upright".format(*stated, *size, *upright)
+            what = f"{name} is {sizes} (EXIF orientation {orientation})"
+            raise InputError(f"{self.path}: {what}; correct the entry (height x width)")
+        as_stored = stated == size if size != upright else self._as_stored
+        return orientation if as_stored else 1
+
+    @cached_property
+    def _as_stored(self) -> bool:
+        """Whether the first picture whose size tells has masks of its pixels as stored."""
+        for name, stated in self.images.items():
+            orientation, size = self._stored(name)
+            if orientation >= 5 and size[0] != size[1] and stated in (size, size[::-1]):
+                return stated == size
+        return False
+
+    def _stored(self, name: str) -> tuple[int, tuple[int, int]]:
+        try:
+            return stored(self.picture(name)) or (1, self.images[name])
+        except InputError:
+            return 1, self.images[name]
+
     def _mask(self, name: str, k: int) -> np.ndarray:
-        """(H, W) bool mask of annotation `k` of picture `name`."""
+        """(H, W) bool mask of annotation `k` of picture `name`, of the size that the file states."""
+        # Imported late: labels and boxes need no pycocotools.
         from pycocotools import mask as coco
 
-        segmentation, (height, width) = self._entries[name][k].segmentation, self.images[name]
+        from ..pictures.coco_masks import encoded
+
+        entry = self._entries[name][k]
         try:
-            # pycocotools would take a list whose first polygon has four numbers for a list of boxes.
-            if isinstance(segmentation, list) and any(len(polygon) < 6 for polygon in segmentation):
-                raise ValueError("a polygon has fewer than three corners")
-            if not isinstance(segmentation, list):
-                counts, size = segmentation["counts"], "x".join(map(str, segmentation["size"]))
-                if size != f"{height}x{width}":
-                    raise ValueError(f"its size is {size}, that of the picture {height}x{width}")
-                # Beyond the last run pycocotools would hand out memory as it found it.
-                runs = counts if isinstance(counts, list) else _runs(counts)
-                if sum(runs) != height * width:
-                    raise ValueError(f"its runs cover {sum(runs)} of {height}x{width} pixels")
-                if min(runs, default=0) < 0:
-                    raise ValueError("a run is shorter than nothing")
-            # Polygons (a list) and uncompressed runs (counts as a list) become compressed run-length codes first.
-            if isinstance(segmentation, list) or isinstance(counts, list):
-                segmentation = coco.frPyObjects(segmentation, height, width)
-            if isinstance(segmentation, list):
-                segmentation = coco.merge(segmentation)
-            return coco.decode(segmentation).astype(bool)
-        except Exception as error:  # pycocotools raises bare Exception, TypeError and ValueError alike
-            where = f"{self.path}: {name}"
-            raise InputError(f"{where}: segmentation {k} cannot be decoded ({reason(error)}); correct it") from None
-
-
-def _runs(code: str) -> list[int]:
-    """The lengths of the runs in COCO's text: groups of five bits, the least first, from "0" on.
-
-    Bit 5 says that the number goes on, bit 4 of the last group is its sign; from the fourth run on, what is written is
-    the difference to the run two places before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for group in code.encode("ascii"):
-        group -= ord("0")
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            value -= (group & 16) >> 4 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs
+            return coco.decode(encoded(entry.segmentation, self.images[name])).astype(bool)
+        except ValueError as error:
+            correct = "it" if entry.id is None else f"annotation {entry.id}"
+            detail = f"segmentation {k} cannot be decoded ({reason(error)}); correct {correct}"
+            raise InputError(f"{self.path}: {name}: {detail}") from None
 
 
 def _size(entry: dict) -> tuple[str, int, int]:
     """(file name, height, width) of an entry of "images"."""
-    return entry["file_name"], int(entry["height"]), int(entry["width"])
+    name, height, width = entry["file_name"], int(entry["height"]), int(entry["width"])
+    if not isinstance(name, str) or height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"'images' lists {name!r} as {height}x{width}, which no picture is")
+    return name, height, width
 
 
 def _entry(entry: dict, categories: dict) -> _Entry:
@@ -247,12 +270,17 @@ def _entry(entry: dict, categories: dict) -> _Entry:
         segmentation = [np.array(polygon, dtype=np.float64) for polygon in segmentation]
     if box is not None and len(box) != 4:
         raise ValueError(f"'bbox' has {len(box)} numbers, not 4")
+    box = None if box is None else tuple(map(float, box))
+    area = None if area is None else float(area)
+    if not np.isfinite([*(box or ()), area or 0.0]).all():
+        raise ValueError("'bbox' or 'area' is not finite")
     return _Entry(
+        id=entry.get("id"),
         category=categories[entry["category_id"]],
         crowd=bool(entry.get("iscrowd", 0)),
         segmentation=segmentation,
-        box=None if box is None else tuple(map(float, box)),
-        area=None if area is None else float(area),
+        box=box,
+        area=area,
     )
 
 
@@ -298,12 +326,3 @@ def _annotation_files(path: Path, split: str | None) -> list[tuple[Path, list[Pa
 
 
 _OFFICIAL = ("val", "train")
-
-
-def _find(name: str, folders: list[Path], where: Path) -> Path:
-    """The picture's file."""
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
-    raise InputError(f"{where}: picture {name} is in none of {looked}; put it there or remove its entry")

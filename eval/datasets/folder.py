@@ -4,10 +4,16 @@
     pictures/classes.txt     optional: one class name a line, fixes the order of the classes
     pictures/instances.json  optional, evaluation only: instance masks in COCO's annotation format (RLE or polygons)
 
+Without labels.csv the labels follow from instances.json: the pictures are those of its `images`, and a picture has the
+categories of its instances as labels; one without instances has none of the classes, and a category that shows only as
+a crowd is difficult. Without classes.txt the classes are then its `categories`, ordered by ascending id. See `coco` for
+pictures whose EXIF orientation says that they are stored on their side.
+
 `file` is relative to the folder. Several labels are separated by `;` or, if the field holds no `;`, by spaces (so a
 name with a space is written `traffic light;`). No label at all is a picture without any of the classes. `difficult`
-lists classes that training should neither count as present nor as absent. Splits are subfolders of this very layout,
-such as `train/` and `val/`.
+lists classes that training should neither count as present nor as absent.
+
+Splits are subfolders of this very layout, such as `train/` and `val/`.
 """
 
 import csv
@@ -23,20 +29,33 @@ from .coco import AnnotationFile
 
 
 def looks_like(path: Path, split: str | None = None) -> bool:
-    """Whether `path` (or its subfolder for `split`) holds a labels.csv."""
+    """Whether `path` (or its subfolder for `split`) holds a labels.csv or an instances.json."""
     if (path / "synthetic.json").is_file():
         return False
-    return (path / "labels.csv").is_file() or (split is not None and (path / split / "labels.csv").is_file())
+    return _is_one(path) or (split is not None and _is_one(path / split))
+
+
+def splits(path: Path) -> list[str]:
+    """The names of the subfolders that are of this layout, sorted."""
+    return sorted({file.parent.name for name in _TABLES for file in path.glob(f"*/{name}")})
+
+
+def _is_one(path: Path) -> bool:
+    return any((path / name).is_file() for name in _TABLES)
+
+
+_TABLES = ("labels.csv", "instances.json")  # of either the labels can be known
 
 
 class FolderDataset:
-    """Pictures and labels.csv; see the module's text for the layout.
+    """Pictures and labels.csv or instances.json; see the module's text for the layout.
 
     Arguments:
         path: the folder.
         split: None for the folder itself, or the name of the subfolder to read instead.
-        class_names: the classes, in order, of a trained classifier; None takes classes.txt, or else the sorted names.
-        report: what to do with a bad line of the table; by default it is raised.
+        class_names: the classes, in order, of a trained classifier; None takes classes.txt, or else the sorted names of
+            labels.csv, or else the categories of instances.json.
+        report: what to do with a bad line of the table or a bad entry of instances.json; by default it is raised.
 
     Raises: `prm.InputError` for a table, class list, picture file or annotation that cannot be used.
     """
@@ -44,27 +63,33 @@ class FolderDataset:
     def __init__(self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse):
         self.path = existing(path)
         if split is not None:
-            offered = sorted(table.parent.name for table in self.path.glob("*/labels.csv"))
+            offered = splits(self.path)
             if split not in offered:
                 others = f" (it has {', '.join(map(repr, offered))})" if offered else ""
-                hint = "; for the folder itself say --split all" if (self.path / "labels.csv").is_file() else ""
+                hint = "; for the folder itself say --split all" if _is_one(self.path) else ""
                 missing = self.path / split / "labels.csv"
                 raise InputError(f"{path}: has no split {split!r}{others}; {missing} is missing{hint}")
             self.path = self.path / split
+        self._report = report
         table = self.path / "labels.csv"
-        rows = _read_table(table, report)
+        if table.is_file() or self._annotations is None:
+            rows = _read_table(table, report)
+            known = sorted({name for _, _, *names in rows for group in names for name in group})
+        else:
+            table = self._annotations.path
+            rows = [(str(table), name, *self._annotations.named(name)) for name in self._annotations.images]
+            known = self._annotations.class_names
         if class_names is None:
             class_names = _read_classes(self.path / "classes.txt")
         if class_names is None:
-            class_names = sorted({name for _, _, *names in rows for group in names for name in group})
+            class_names = known
             if not class_names:
                 raise InputError(f"{table}: no picture has a label; add labels, or name the classes in classes.txt")
         self.class_names = tuple(class_names)
-        self._report = report
         self._rows = []
         for row in rows:
             try:
-                self._rows.append(self._resolve(table, *row))
+                self._rows.append(self._resolve(*row))
             except InputError as problem:
                 report(problem)
 
@@ -82,11 +107,10 @@ class FolderDataset:
             read_boxes=lambda: self._read(AnnotationFile.boxes, file),
         )
 
-    def _resolve(self, table: Path, line: int, file: str, labels: list[str], difficult: list[str]):
+    def _resolve(self, where: str, file: str, labels: list[str], difficult: list[str]):
         """One row with names replaced by class indices, after checking that its picture exists."""
-        where = f"{table} line {line}"
         if not (self.path / file).is_file():
-            raise InputError(f"{where}: picture {self.path / file} does not exist; correct the name or remove the line")
+            raise InputError(f"{where}: picture {self.path / file} does not exist; correct the name or remove it")
         index = class_indices([*labels, *difficult], self.class_names, where)
         both = set(labels) & set(difficult)
         if both:
@@ -103,13 +127,13 @@ class FolderDataset:
 
     @cached_property
     def _annotations(self) -> AnnotationFile | None:
-        # Opened at the first request for a mask and not before: training works with the file absent.
+        # Beside labels.csv opened at the first request for a mask and not before: training works with the file absent.
         path = self.path / "instances.json"
-        return AnnotationFile(path, self._report) if path.is_file() else None
+        return AnnotationFile(path, [self.path], self._report) if path.is_file() else None
 
 
-def _read_table(path: Path, report=refuse) -> list[tuple[int, str, list[str], list[str]]]:
-    """The rows of labels.csv as (line number, file, label names, difficult names), less those given to `report`."""
+def _read_table(path: Path, report=refuse) -> list[tuple[str, str, list[str], list[str]]]:
+    """The rows of labels.csv as (its place, file, label names, difficult names), less those given to `report`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
@@ -138,7 +162,7 @@ def _read_table(path: Path, report=refuse) -> list[tuple[int, str, list[str], li
             report(InputError(f"{path} line {number}: {message}"))
             continue
         seen[file] = number
-        rows.append((number, file, _names(labels), _names(difficult)))
+        rows.append((f"{path} line {number}", file, _names(labels), _names(difficult)))
     return rows
 
 

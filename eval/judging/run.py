@@ -21,7 +21,7 @@ from prm.accelerated import SegmentationSettings, Segmenter
 from prm.accelerated.checkpoint import Checkpoint
 from prm.files import atomic_write
 
-from ..pipeline import in_order, threads
+from ..pictures.pipeline import in_order, threads
 from ..proposals import Source
 from .evaluators import figures_of
 from .picture import judge_picture

@@ -178,7 +178,9 @@ def best_overlaps(
         best.append(np.where(allowed, record.ious, 0.0).max(axis=0, initial=0.0))
         labels.append(record.true_labels)
         images.append(np.full(len(record.true_labels), image))
-    return BestOverlaps(*(np.concatenate(parts) for parts in (best, labels, images)), len(records), num_classes)
+    return BestOverlaps(
+        np.concatenate(best), np.concatenate(labels), np.concatenate(images), len(records), num_classes
+    )
 
 
 def average_best_overlap(

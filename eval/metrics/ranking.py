@@ -127,21 +127,18 @@ def ranking(
     entries: an image's index, rising; a class; its detections' scores (K,), in order of rank, and hits (T, K); and how
     many there are to find. Image and class come together once at most; pairs with nothing at all may be left out.
     """
-    parts = [([], [], []) for _ in range(num_classes)]
+    parts: list[tuple[list[np.ndarray], ...]] = [([], [], []) for _ in range(num_classes)]
     positives = np.zeros((num_classes, images), dtype=np.int64)
     for image, c, scores, hits, count in entries:
         for part, value in zip(parts[c], (scores, np.full(len(scores), image), hits)):
             part.append(value)
         positives[c, image] = count
     empty = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros((len(thresholds), 0), dtype=bool)
-    return Ranking(
-        tuple(thresholds),
-        images,
-        tuple(
-            ClassRanking.of(*(np.concatenate([none, *part], axis=-1) for none, part in zip(empty, lists)), count)
-            for lists, count in zip(parts, positives)
-        ),
-    )
+    classes = []
+    for lists, found in zip(parts, positives):
+        scores, where, hits = (np.concatenate([none, *part], axis=-1) for none, part in zip(empty, lists))
+        classes.append(ClassRanking.of(scores, where, hits, found))
+    return Ranking(tuple(thresholds), images, tuple(classes))
 
 
 def by_class(
@@ -162,24 +159,24 @@ def match(values: np.ndarray, thresholds: Sequence[float], matching: str) -> np.
 
     matching: "voc" or "best_free", see `instances.mean_average_precision`.
     """
-    thresholds = np.asarray(thresholds, dtype=np.float64)
-    hits = np.zeros((len(thresholds), len(values)), dtype=bool)
+    least = np.asarray(thresholds, dtype=np.float64)
+    hits = np.zeros((len(least), len(values)), dtype=bool)
     if not values.size:
         return hits
     best = values.max(axis=1)
     if matching == "voc":
         wanted = values.argmax(axis=1)
-        for hit, threshold in zip(hits, thresholds):
+        for hit, threshold in zip(hits, least):
             enough = np.flatnonzero(best >= threshold)
             # Of the detections that want one true instance, the first has it.
             hit[enough[np.unique(wanted[enough], return_index=True)[1]]] = True
         return hits
-    rows = np.arange(len(thresholds))
-    taken = np.zeros((len(thresholds), values.shape[1]), dtype=bool)
-    for k in np.flatnonzero(best >= thresholds.min(initial=np.inf)):
+    rows = np.arange(len(least))
+    taken = np.zeros((len(least), values.shape[1]), dtype=bool)
+    for k in np.flatnonzero(best >= least.min(initial=np.inf)):
         free = np.where(taken, -1.0, values[k])
         last = values.shape[1] - 1 - free[:, ::-1].argmax(axis=1)
-        hits[:, k] = free[rows, last] >= thresholds
+        hits[:, k] = free[rows, last] >= least
         taken[rows, last] |= hits[:, k]
     return hits
 

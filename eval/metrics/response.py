@@ -95,12 +95,12 @@ def inside_fractions(prms, masks, void=None, void_rule: str = "keep") -> np.ndar
     if void_rule not in ("keep", "drop"):
         raise InputError(f"void rule {void_rule!r} is not known; choose 'keep' or 'drop'")
     prms = np.asarray(prms)
-    size = common_size(prms=prms, masks=masks, void=None if void is None else np.asarray(void)[None])
+    common_size(prms=prms, masks=masks, void=None if void is None else np.asarray(void)[None])
     if len(prms) == 0 or len(masks) == 0:
         return np.zeros((len(prms), len(masks)))
     if not (np.isfinite(prms).all() and prms.min() >= 0):
         raise InputError("a Peak Response Map holds a negative or non-finite number; responses are 0 or more")
-    counted = np.ones(size, dtype=bool)
+    counted = np.ones(prms.shape[1:], dtype=bool)
     if void is not None and void_rule == "drop":
         counted = ~np.asarray(void, dtype=bool)
     total = prms.sum(axis=(1, 2), where=counted, dtype=np.float64)[:, None]
@@ -247,11 +247,11 @@ def _best(record: ResponseRecord) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(best, 0.0), np.where(best >= 0, q.argmax(axis=1), -1)
 
 
-def _group(low, high, images: int, inside: list, background: list, keep: list) -> QualityGroup:
+def _group(low, high, images: int, insides: list, backgrounds: list, keep: list) -> QualityGroup:
     """A group from one array an image: the maps' shares inside and in the background, and which of them it holds."""
     inside, background = (
         np.concatenate([np.zeros(0), *(values[use] for values, use in zip(arrays, keep))])
-        for arrays in (inside, background)
+        for arrays in (insides, backgrounds)
     )
     some = len(inside) > 0
     return QualityGroup(

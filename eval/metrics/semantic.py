@@ -28,11 +28,12 @@ def merge_instances(masks, labels, scores, size: tuple[int, int] | None = None) 
     labels, scores = class_labels(labels, "labels"), finite_scores(scores)
     one_each(len(masks), labels, scores, 0, labels[:0])
     shape = masks.shape[1:] if isinstance(masks, np.ndarray) and masks.ndim == 3 else common_size(masks=masks)
-    if shape is None and size is None:
+    shape = size if shape is None else shape
+    if shape is None:
         raise InputError("there are no masks to tell the size of the image; give it as size")
-    if shape is not None and size is not None and tuple(shape) != tuple(size):
+    if size is not None and tuple(shape) != tuple(size):
         raise InputError(f"masks are {tuple(shape)} but the image is {tuple(size)}; they must be of one size")
-    shape = tuple(size if shape is None else shape)
+    shape = tuple(shape)
     merged = np.zeros(shape, dtype=np.int64)
     # Painted from the last to the first in rank, so that the first stays on top.
     order = np.argsort(-scores, kind="stable")[::-1]

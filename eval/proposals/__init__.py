@@ -1,4 +1,4 @@
-"""Segment proposals: made here (`grouping`), kept on disk (`cache`), or read from others' files (`reading`)."""
+"""Segment proposals: made here (`grouping`), kept on disk (`cache`), or read from files (`reading`, `formats`)."""
 
 from .cache import proposals_for
 from .reading import open_proposals

@@ -1,21 +1,18 @@
 """Generated proposals kept on disk, found again by the picture's content and the settings."""
 
 import hashlib
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from prm import InputError
 from prm.accelerated.retrieval import Proposals
-from prm.files import atomic_write
 
+from .formats import npz
 from .grouping import VERSION, GroupingSettings, check, generate
 
 _FORMAT = 1
-_ARRAYS = ("starts", "ends", "offsets")
 
 
 def proposals_for(
@@ -35,10 +32,10 @@ def proposals_for(
     if cache_dir is None:
         return generate(image, limit, settings)
     path = Path(cache_dir) / f"{_key(image, limit, settings)}.npz"
-    proposals = _load(path)
-    if proposals is None or (proposals.height, proposals.width) != image.shape[:2] or len(proposals) > limit:
+    proposals = _load(path, image.shape[:2])
+    if proposals is None or len(proposals) > limit:
         proposals = generate(image, limit, settings)
-        _save(path, proposals)
+        npz.write(path, proposals)
     return proposals
 
 
@@ -50,20 +47,9 @@ def _key(image: np.ndarray, limit: int, settings: GroupingSettings) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path) -> Proposals | None:
-    """The proposals in a file, or None if there is none or it does not hold any."""
+def _load(path: Path, shape: tuple[int, int]) -> Proposals | None:
+    """The proposals in a file, or None if there is none or it does not hold any of this picture's size."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            height, width = (int(side) for side in stored["shape"])
-            arrays = [torch.from_numpy(stored[name].astype(np.int64)) for name in _ARRAYS]
-        return Proposals(height, width, *arrays)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        return npz.read(path, shape)[0]
+    except InputError:
         return None
-
-
-def _save(path: Path, proposals: Proposals) -> None:
-    # Positions fit 32 bits in all but giant pictures.
-    dtype = np.uint32 if proposals.height * proposals.width < 1 << 32 else np.int64
-    arrays = {name: getattr(proposals, name).cpu().numpy().astype(dtype) for name in _ARRAYS}
-    size = np.array([proposals.height, proposals.width])
-    atomic_write(path, lambda file: np.savez_compressed(file, shape=size, **arrays))

@@ -7,14 +7,13 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
 from prm.files import reason
 
-from . import authors_json, mat, png
-from .entries import Key, check_size, checked_scores, first, stem
+from .formats import authors_json, mat, npz, png
+from .formats.entries import Key, stem
 
 # By format: what its files' names end with, and what it is.
 FORMATS = {
@@ -50,8 +49,8 @@ def open_proposals(
     """A reader of the proposals at `path`.
 
     path: a file of one picture's proposals; or a file of COCO's results, or a folder of such files (see
-        `coco_json.CocoResults`), for many pictures; or a folder that for each picture NAME.* has NAME.json, NAME.mat,
-        NAME.npz, a folder NAME of PNGs, or NAME.png, where NAME may begin with folders of the picture's own path.
+        `CocoResults`), for many pictures; or a folder that for each picture NAME.* has NAME.json, NAME.mat, NAME.npz,
+        a folder NAME of PNGs, or NAME.png, where NAME may begin with folders of the picture's own path.
     format: a key of FORMATS; None finds out, by the file's name or else its content.
     limit: only the first so many of each picture's proposals: the best by score (equal ones in the file's order),
         where there are scores. None: all, in the file's order.
@@ -83,7 +82,7 @@ def _reader(file: Path, format: str | None, limit: int | None, annotations: str 
 
 def _coco_results(files: Sequence[Path], limit: int | None, annotations: str | Path | None) -> Reader:
     # Imported late: benches generate their proposals, on machines without pycocotools.
-    from .coco_json import CocoResults, image_ids
+    from .formats.coco_json import CocoResults, image_ids
 
     return CocoResults(files, None if annotations is None else image_ids(annotations), limit)
 
@@ -102,7 +101,7 @@ class _File:
         if self.format == "mat":
             return mat.read(self.path, shape, self.limit)
         if self.format == "npz":
-            return _read_npz(self.path, shape, self.limit)
+            return npz.read(self.path, shape, self.limit)
         if self.format == "png":
             return png.read(self.path, shape, self.limit), None
         proposals = authors_json.read(self.path, shape)
@@ -184,25 +183,3 @@ def _of_coco(files: Sequence[Path]) -> bool:
 
 def _known() -> str:
     return "known are " + ", ".join(f"'{name}' ({what})" for name, (_, what) in FORMATS.items())
-
-
-def _read_npz(path: Path, shape: Sequence[int], limit: int | None) -> tuple[Proposals, np.ndarray | None]:
-    """A file as `cache.proposals_for` writes it: shape, starts, ends, offsets; `scores` (K,) may be added."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            size = tuple(int(side) for side in stored["shape"])
-            arrays = [torch.from_numpy(stored[name].astype(np.int64)) for name in ("starts", "ends", "offsets")]
-            scores = stored["scores"] if "scores" in stored else None
-        check_size(size, shape, str(path))
-        proposals = Proposals(*size, *arrays)
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    except Exception as error:  # what a damaged archive makes NumPy trip over
-        raise InputError(
-            f"{path}: cannot be read as proposals ({reason(error)[:200]}); it needs shape, starts, ends and offsets"
-        ) from error
-    if scores is not None:
-        scores = checked_scores(scores, len(proposals), f"{path}, scores")
-    order = first(scores, len(proposals), limit)
-    return proposals.select(torch.from_numpy(order)), None if scores is None else scores[order]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +36,8 @@ class Weights:
         return cls(W, turn(W, groups), W.abs().sum(dim=(1, 2, 3)), groups)
 
 
-class Sliding(Rule):
-    """Eqs. 4-5 for weights that slide over the map: `before`, `after` are the zeros around it, rows and columns.
-
-    A subclass says the `weights` (kept) -> W+, and W- where negative inputs have walks of their own, else None.
-    """
+class Sliding(Rule, ABC):
+    """Eqs. 4-5 for weights that slide over the map: `before`, `after` are the zeros around it, rows and columns."""
 
     executes = False
 
@@ -48,6 +47,10 @@ class Sliding(Rule):
         self.before, self.after = before, after
         self.grows = self.kernel != (1, 1)
 
+    @abstractmethod
+    def weights(self, kept: Kept) -> tuple[Weights, Weights | None]:
+        """W+, and W- where negative inputs have walks of their own, else None."""
+
     def back(self, visits, kept):
         """Eq. 5: P(U) = U_hat * convT(P(V) / Z, W+).
 
@@ -56,9 +59,10 @@ class Sliding(Rule):
         """
         (U,), prepared = kept.tensors, kept.prepared
         W_plus, W_minus = self.weights(kept)
-        signed = W_minus is not None and any(prepared.least(U))
-        ratio = self._ratio(visits, U, kept, W_plus, W_minus if signed else None)
-        first, last = reach(visits, self.stride, self.before, self.dilation, self.kernel, U.shape[2:])
+        W_minus = W_minus if any(prepared.least(U)) else None
+        ratio = self._ratio(visits, U, kept, W_plus, W_minus)
+        sliding = self.stride, self.before, self.dilation, self.kernel
+        first, last = reach(visits.first, visits.last, *sliding, U.shape[2:])
         to, size = windows(first, last, U.shape[2:])
         image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
 
@@ -69,7 +73,7 @@ class Sliding(Rule):
             )  # fmt: skip
             return Visits(P_over_U_hat, first, last, to, visits.image, (U_hat,), fresh=True)
 
-        if signed:
+        if W_minus is not None:
             plus, minus = walk(prepared.positive(U), W_plus), walk(prepared.negative(U), W_minus)
             P_U = plus.plus(minus, U.shape[1:])
         else:
@@ -88,7 +92,7 @@ class Sliding(Rule):
             return Ratio(prepared.empty((len(U), *kept.above), U), fill)
 
         ratio = kept.once(factors, make)
-        ratio.touch(visits)
+        ratio.touch(visits.image, visits.span)
         return ratio
 
     def _over_Z(
@@ -106,7 +110,8 @@ class Sliding(Rule):
         """As `_over_Z`, with Z = conv(U+, W+) + conv(U-, W-)."""
         above = product(factors, some, span)
         wide = torch.float32 if in_float32(U) else U.dtype
-        Z = floor = 0
+        Z: Any = 0
+        floor: Any = 0
         # As for the operator above.
         with torch.backends.cudnn.flags(enabled=False):
             for part, W in ((prepared.positive(U), W_plus), (prepared.negative(U), W_minus)):
@@ -141,7 +146,7 @@ class Ratio(Computed):
 
     def __init__(self, tensor: Tensor, fill: Callable[[slice, Span, Tensor], tuple[Tensor, Tensor | None]]):
         super().__init__(tensor, fill)
-        self.leaks = None
+        self.leaks: Tensor | None = None
 
     def _compute(self, some, span, out):
         leaks, above = self._fill(some, span, out)

@@ -49,7 +49,9 @@ class Addition(Rule):
     def _share(factors, plus, some: slice, span: Span, out: Tensor) -> None:
         """Into out: the factors' product over the sum of the positive parts; 0 where both are 0."""
         total = plus[0].region(some, span) + plus[1].region(some, span)
-        torch.div(product(factors, some, span), total, out=out).masked_fill_(total == 0, 0)
+        above = product(factors, some, span)
+        assert above is not None  # the sum itself is among the factors
+        torch.div(above, total, out=out).masked_fill_(total == 0, 0)
 
 
 class Concatenation(Rule):

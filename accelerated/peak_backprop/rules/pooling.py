@@ -45,8 +45,8 @@ class MaxPool(Rule):
             where = rows(indices, visits.image).expand_as(visits.values).flatten(2)
             below.scatter_add_(2, where, visits.values.flatten(2))
             return [Visits.whole(below.unflatten(2, tuple(U.shape[2:])), visits.image)], None
-        kernel, *sliding = self.geometry
-        first, last = reach(visits, *sliding, kernel, U.shape[2:])
+        kernel, stride, padding, dilation = self.geometry
+        first, last = reach(visits.first, visits.last, stride, padding, dilation, kernel, U.shape[2:])
         to, size = windows(first, last, U.shape[2:])
         if launched(visits.values):
             image, origin, target = (torch.from_numpy(a) for a in (visits.image, visits.origin, to))
@@ -56,7 +56,7 @@ class MaxPool(Rule):
             below = self._by_taps(visits, kept, to, size)
         return [Visits(below, first, last, to, visits.image, visits.factors, fresh=True)], None
 
-    def _by_taps(self, visits: Visits, kept: Kept, to: np.ndarray, size: tuple[int, int]) -> Tensor:
+    def _by_taps(self, visits: Visits, kept: Kept, to: np.ndarray, size: tuple[int, ...]) -> Tensor:
         """Each position of the pooling's window in turn: to it goes what has its argmax there."""
         kernel, stride, padding, dilation = self.geometry
         K, C, h, w = visits.values.shape

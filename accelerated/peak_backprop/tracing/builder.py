@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..plan import Plan, execute, output_of
 from ..rules import Registered, Rule, registered
-from .calls import AFFINE, DROPOUTS, NORM_FUNCTIONS, NORMS, UNREAD, VIEWS, call_name, is_size
+from .calls import AFFINE, DROPOUTS, NORM_FUNCTIONS, NORMS, UNREAD, VIEWS, call_name, is_size, path_of, source_of
 from .graph import trace
 from .tables import FUNCTION_RULES, METHOD_RULES, MODULE_RULES
 
@@ -64,22 +64,22 @@ class Builder:
 
     def layer(self, node: fx.Node) -> nn.Module | None:
         """The module that the node calls, unless it has a rule of the user's: then nothing else is known of it."""
-        module = self.modules[node.target] if node.op == "call_module" else None
+        module = self.modules[path_of(node)] if node.op == "call_module" else None
         return None if module is None or registered(module) else module
 
     def rule(self, node: fx.Node) -> Rule:
         if node.op == "call_module":
-            module = self.modules[node.target]
+            module = self.modules[path_of(node)]
             if (function := registered(module)) is not None:
-                sources = []
+                sources: list[fx.Node] = []
                 fx.node.map_arg((node.args, node.kwargs), sources.append)
                 sources = [n for n in sources if n not in self.constants and not is_size(n)]
-                return Registered(sources, function, module, node.target)
+                return Registered(sources, function, module, path_of(node))
             for types, build in MODULE_RULES:
                 if isinstance(module, types):
                     return build(self, node, module)
         elif node.op == "call_function" and self.stochastic_depth(node):
-            return Rule(node.args[0])
+            return Rule(source_of(node))
         elif node.op == "call_function" and node.target in FUNCTION_RULES:
             return FUNCTION_RULES[node.target](self, node)
         elif node.op == "call_method" and node.target in METHOD_RULES:
@@ -89,7 +89,7 @@ class Builder:
     def refusal(self, node: fx.Node, why: str) -> NotImplementedError:
         """The error that names operator and place."""
         if node.op == "call_module":
-            what, whose = f"{type(self.modules[node.target]).__name__} at {node.target!r}", "its type"
+            what, whose = f"{type(self.modules[path_of(node)]).__name__} at {node.target!r}", "its type"
         else:
             stack = list(node.meta.get("nn_module_stack", {}).values())
             place = f" in {stack[-1][0]!r}" if stack and stack[-1][0] else " in the model itself"
@@ -105,7 +105,7 @@ class Builder:
     def learned(self, node: fx.Node) -> bool:
         """Whether a constant is a parameter or buffer of the model, or computed from one."""
         if node.op == "get_attr":
-            return not node.target.split(".")[-1].startswith("_tensor_constant")  # fx's name for a literal tensor
+            return not path_of(node).split(".")[-1].startswith("_tensor_constant")  # fx's name for a literal tensor
         return any(self.learned(n) for n in node.all_input_nodes)
 
     def value(self, argument: Any, node: fx.Node) -> Any:
@@ -124,14 +124,15 @@ class Builder:
         read = [(name, default) for name, default in defaults.items() if default is not UNREAD]
         return [self.value(given.get(name, default), node) for name, default in read]
 
-    def source_and_pad(self, node: fx.Node) -> tuple[fx.Node, tuple[int, int, int, int]]:
+    def source_and_pad(self, node: fx.Node) -> tuple[fx.Node, tuple[int, ...]]:
         """The node's first input, seen through a zero pad: what U_hat is taken from, and the pad around it."""
-        source, pad, behind = node.args[0], (0, 0, 0, 0), node.args[0]
+        source = behind = source_of(node)
+        pad: tuple[int, ...] = (0, 0, 0, 0)
         while behind.op != "placeholder":
             more = self._zero_pad(behind)
             if more is None and not self.passes(behind):
                 break
-            behind = behind.args[0]
+            behind = source_of(behind)
             if more is not None:
                 source, pad = behind, tuple(a + b for a, b in zip(pad, more))
         return source, pad
@@ -179,7 +180,7 @@ class Builder:
     def weight(self, conv: fx.Node) -> Tensor:
         """A convolution's weight."""
         module = self.layer(conv)
-        return self.arguments(conv, weight=None)[0] if module is None else module.weight
+        return module.weight if isinstance(module, nn.Conv2d) else self.arguments(conv, weight=None)[0]
 
     def sees_image(self, node: fx.Node) -> bool:
         """Whether a tensor is the image itself, but for normalisation, padding, slicing, joining and reshaping."""

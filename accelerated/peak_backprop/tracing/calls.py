@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -30,7 +32,18 @@ def call_name(node: fx.Node) -> str:
     """The name of the function or method that a node calls; "" for modules, whatever their place is called."""
     if node.op == "call_function":
         return getattr(node.target, "__name__", "")
-    return node.target if node.op == "call_method" else ""
+    return str(node.target) if node.op == "call_method" else ""
+
+
+def path_of(node: fx.Node) -> str:
+    """Where in the model the module lies that a node calls, or the tensor that it reads."""
+    return str(node.target)
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """A call's first argument, the tensor that it works on."""
+    first: Any = node.args[0]  # to torch.fx whatever a graph can hold
+    return first
 
 
 def is_size(node: fx.Node) -> bool:
@@ -45,13 +58,13 @@ def is_size(node: fx.Node) -> bool:
 
 def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:
     """The axes of a map (N, C, H, W) that `mean` or `amax` calls reduce, one after another perhaps, and that map."""
-    name, calls = call_name(node), []
+    name, calls = call_name(node), list[fx.Node]()
     while call_name(node) == name:
         calls.insert(0, node)
-        node = node.args[0]
+        node = source_of(node)
     left, axes = [0, 1, 2, 3], set()
     for call in calls:
-        dims = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else ())
+        dims: Any = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else ())
         dims = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
         over = {left[d] for d in dims if -len(left) <= d < len(left)}
         axes |= over

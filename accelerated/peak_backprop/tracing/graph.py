@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 import traceback
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from ..rules import registered
-from .calls import VIEWS, call_name
+from .calls import VIEWS, call_name, source_of
 
 
 class Tracer(fx.Tracer):
@@ -28,7 +29,8 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
     model = copy.deepcopy(model, shared).eval()
     overwriting = {name for name, module in model.named_modules() if getattr(module, "inplace", False)}
     for name in overwriting:
-        model.get_submodule(name).inplace = False
+        module: Any = model.get_submodule(name)
+        module.inplace = False
     try:
         graph = Tracer().trace(model)
     except Exception as error:
@@ -66,7 +68,7 @@ def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
                     f"({node.name}): it overwrites {node.args[0].name}, whose memory another tensor shares "
                     "that is read later; use the out-of-place form in the model"
                 )
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+            node.args[0].replace_all_uses_with(node, delete_user_cb=later.__contains__)
 
 
 def _aliases(node: fx.Node) -> list[fx.Node]:
@@ -77,7 +79,7 @@ def _aliases(node: fx.Node) -> list[fx.Node]:
 
     root = node
     while is_view(root):
-        root = root.args[0]
+        root = source_of(root)
     found = [root]
     for n in found:
         found += [user for user in n.users if is_view(user) and user not in found]

@@ -124,7 +124,7 @@ def avg_pool_function(b, node):
 
 def adaptive_avg_pool(b, node, *_):
     # The size may come from another tensor: the walk takes it from the output.
-    return FixedWeights(node.args[0], lambda U, size: F.adaptive_avg_pool2d(U, size))
+    return FixedWeights(node.args[0], lambda U, size: F.adaptive_avg_pool2d(U, (size[0], size[1])))
 
 
 def mean(b, node):

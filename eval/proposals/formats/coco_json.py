@@ -13,14 +13,14 @@ from itertools import groupby
 from pathlib import Path, PurePath
 
 import numpy as np
-from numba import njit
 from pycocotools import mask as coco_mask
 
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
 from prm.files import reason
 
-from .entries import Key, by, check_size, checked_scores, first, natural, stem
+from ...pictures.coco_masks import encoded
+from .entries import Key, checked_scores, first, natural, stem
 from .regions import from_dense
 
 # Where to find entries of one picture that follow each other: first and one past last byte, number of the first entry.
@@ -193,64 +193,7 @@ def _code(entry: dict, shape: Sequence[int], where: str) -> dict:
     code = entry.get("segmentation")
     if code is None and "bbox" in entry:
         raise InputError(f"{where}: has a box only, and a mask cannot be made of it; get the file with segmentations")
-    if isinstance(code, list):
-        return _of_polygons(code, shape, where)
-    if not isinstance(code, dict) or not {"size", "counts"} <= set(code):
-        raise InputError(f"{where}: segmentation must be an object with 'size' and 'counts', or a list of polygons")
-    if not isinstance(code["size"], list):
-        raise InputError(f"{where}: size must be [height, width]")
-    check_size(code["size"], shape, where)
-    height, width = shape
-    counts = code["counts"]
-    if isinstance(counts, list) and all(type(n) is int and 0 <= n <= height * width for n in counts):
-        total, code = sum(counts), {"size": [height, width], "counts": counts}
-        code = coco_mask.frPyObjects(code, height, width) if total == height * width else code
-    elif isinstance(counts, str) and counts.isascii():
-        code = {"size": [height, width], "counts": counts.encode()}
-        total = _total(np.frombuffer(code["counts"], np.uint8))
-    else:
-        raise InputError(f"{where}: counts must be the run-length code as text, or a list of runs")
-    # pycocotools does not look: of a code that ends too soon it hands out what the memory held before.
-    if total != height * width:
-        raise InputError(f"{where}: the run-length code is damaged: it is not one of {by(shape)} pixels")
-    return code
-
-
-def _of_polygons(polygons: list, shape: Sequence[int], where: str) -> dict:
-    for polygon in polygons:
-        # pycocotools takes four numbers for a box.
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise InputError(f"{where}: a polygon must be a list of at least three points, x and y each")
-        if not all(type(n) in (int, float) and abs(n) < 1 << 20 for n in polygon):
-            raise InputError(f"{where}: a polygon holds something that is no number, or too large a one")
-    if not polygons:
-        return coco_mask.encode(np.zeros(shape, np.uint8, order="F"))
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, *shape))
-
-
-@njit(cache=True)
-def _total(code):
-    """How many pixels a compressed run-length code describes; -1 if it is none.
-
-    A number is written in groups of 5 bits, the lowest first, each as a character from '0' on; bit 5 tells that more
-    follow, and bit 4 of the last group is the sign. From the fourth number on, each is the difference to the one two
-    before it.
-    """
-    total, number, shift = 0, 0, 0
-    last, before, count = 0, 0, 0
-    for character in code:
-        group = np.int64(character) - 48
-        if group < 0 or group > 63 or shift > 30:
-            return -1
-        number |= (group & 31) << shift
-        shift += 5
-        if group & 32 == 0:
-            if group & 16:
-                number -= 1 << shift
-            if count > 2:
-                number += before
-            if number < 0:
-                return -1
-            total, before, last = total + number, last, number
-            number, shift, count = 0, 0, count + 1
-    return total if shift == 0 else -1
+    try:
+        return encoded(code, shape)
+    except ValueError as error:
+        raise InputError(f"{where}: {reason(error)}") from None

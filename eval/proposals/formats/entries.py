@@ -8,7 +8,7 @@ import numpy as np
 
 from prm import InputError
 
-from ..pictures.images import SUFFIXES
+from ...pictures.images import SUFFIXES
 
 # A picture's id in its data set.
 Key = int | str
