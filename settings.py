@@ -6,6 +6,7 @@ Nothing here imports torch, so that `prm --help` needs none.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -29,9 +30,12 @@ def meanings(settings: type[Any]) -> dict[str, str]:
     return found
 
 
-def setting(default: Any, least: float | None = None, most: float | None = None, names: tuple[str, ...] = ()) -> Any:
-    """A field of settings with what a command offers of it: the range that makes sense, or the names to choose from."""
-    return field(default=default, metadata={"least": least, "most": most, "names": names})
+def setting(
+    default: Any, least: float | None = None, most: float | None = None, names: tuple[str, ...] = (), form: str = ""
+) -> Any:
+    """A field of settings with what a command offers of it: the range that makes sense, the names to choose from, or
+    the form of text that it takes."""
+    return field(default=default, metadata={"least": least, "most": most, "names": names, "form": form})
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class SegmentationSettings:
     upsample : factor by which class response maps are enlarged before peaks are looked for
     class_threshold : least probability of a class, sigmoid(s)
     peak_threshold : least response of a peak, as a share of its class's strongest peak
-    peak_minimum : least response itself, instead of a share: a peak passes above it (the released code's 30); none
+    peak_minimum : the response itself that a peak must exceed, instead of a share (the released code: 30); none: share
     max_peaks : most peaks of a picture, the strongest by share of their class's strongest
     alpha : Eq. 6: weight of the response inside a proposal
     beta_area : Eq. 6: weight of background inside it, per picture area: beta = beta_area / (H * W)
@@ -145,6 +149,29 @@ class TrainingSettings:
             raise InputError(f'schedule must be "cosine" or "step", not {self.schedule!r}')
         if self.jitter < 1:
             raise InputError(f"jitter must be >= 1, not {self.jitter}")
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What is taken of a picture file that holds more than a picture; pages and channels count from 0.
+
+    channels : which, from 0: one is shown grey, two or three become red, green and blue; none: the file's own colours,
+        its single channel, or all three
+    page : which page, slice or frame, from 0; where there are several kinds, as Z=3,T=0; none: the first of each
+    """
+
+    channels: str | None = setting(None, form="N[,N[,N]]")
+    page: str | None = setting(None, form="N|Z=N,T=N")
+
+    def __post_init__(self):
+        if self.channels is not None and not re.fullmatch(r"[0-9]+(,[0-9]+){0,2}", self.channels):
+            raise InputError(f"channels must be up to three numbers from 0, as 0 or 0,2,1, not {self.channels!r}")
+        if self.page is not None and not re.fullmatch(r"[0-9]+|[A-Z]=[0-9]+(,[A-Z]=[0-9]+)*", self.page):
+            raise InputError(f"page must be a number from 0, or one an axis, as Z=3,T=0, not {self.page!r}")
+
+    @property
+    def channel_numbers(self) -> tuple[int, ...] | None:
+        return None if self.channels is None else tuple(int(k) for k in self.channels.split(","))
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prm import InputError
 from prm.settings import SegmentationSettings
@@ -178,11 +177,9 @@ class Segmenter:
         return rows, columns
 
     def network_input(self, image: np.ndarray) -> Tensor:
-        """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8."""
-        tensor, size = to_input(image, self.mean, self.std, self.contrast)[None], self.input_size(*image.shape[:2])
-        if tensor.shape[2:] != size:
-            tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
-        return tensor.to(self.device)
+        """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8; memory as for `to_input`."""
+        size = self.input_size(*image.shape[:2])
+        return to_input(image, self.mean, self.std, self.contrast, size)[None].to(self.device)
 
     @torch.no_grad()
     def respond(self, images: Sequence[np.ndarray], numbers: Sequence[int] | None = None) -> Responses:

@@ -21,6 +21,7 @@ from prm.settings import TrainingSettings
 
 from .aggregation import aggregation
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .inputs import tensor_of
 
 CHECK_EVERY = 10  # steps between looks at the losses; looking makes the host wait for the device
 
@@ -50,7 +51,7 @@ class _Crops(Dataset):
         labels[list(sample.labels)] = 1
         counted[list(sample.difficult)] = 0
         draw = np.random.default_rng((self.settings.seed, self.epoch, index))
-        image = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1).float() / 255
+        image = tensor_of(sample.image).permute(2, 0, 1).float() / 255
         image = (image - self.mean) / self.std
         if self.settings.jitter > 1:
             factor = self.settings.jitter ** draw.uniform(-1, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ import torch
 from prm import InputError
 from prm.accelerated import Proposals, Segmentation, Segmenter
 from prm.files import reason
+from prm.settings import ReadSettings
 
 from .pictures.export import to_coco_results, write_results
-from .pictures.figures import Entry, gallery, instance_rows, overlay, panel, write_png
-from .pictures.images import read_image
+from .pictures.figures import overlay, panel, write_png
+from .pictures.gallery import Entry, gallery, instance_rows
+from .pictures.images import names_of, read_image
 from .pictures.memory import SteadyMemory
 from .pictures.pipeline import in_order, threads
 from .proposals import open_proposals, proposals_for
@@ -32,6 +34,7 @@ class Answers:
 
     instances : how many were found
     errors : by file name, one line of why the picture could not be used
+    notes : by file name, one line of what was taken of a file that holds more than a picture
     wall : seconds from the first picture's reading to the last file's writing
     pictures : by file name, {"seconds": by stage, "memory_mb": held by the process once the picture was done, or None}
     """
@@ -39,6 +42,7 @@ class Answers:
     instances: int = 0
     wall: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, dict] = field(default_factory=dict)
 
 
@@ -47,6 +51,7 @@ class _Picture:
     """A picture on its way: each stage adds what the next one needs, and the last one leaves only what is small."""
 
     file: Path
+    name: str
     stem: str
     number: int
     image: np.ndarray | None = None
@@ -54,6 +59,7 @@ class _Picture:
     answer: Segmentation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
     entry: Entry | None = None
     results: list[dict] = field(default_factory=list)
 
@@ -68,13 +74,19 @@ def segment_files(
     cache: Path | None = None,
     command: str = "",
     tick: Callable[[str], None] = lambda name: None,
+    names: Sequence[str] | None = None,
+    reading: ReadSettings | None = None,
 ) -> Answers:
     """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
 
-    The answers are those of one picture after the other, and memory does not grow with their number.
+    The answers are those of one picture after the other, and memory does not grow with their number: at most five
+    pictures are under way. Of each are held 3 bytes a pixel, its proposals as runs, and what the network made of it at
+    its own size; full masks are made one at a time. Reading takes most beside that, see `read_image` and `to_input`.
 
     proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
-    picture's name, in the order of `files`, once it is done.
+    file name, in the order of `files`, once it is done. names: of the pictures, for instances.json and, without suffix,
+    the pictures' own files in `out`; different, with "/" between folders. None: see `names_of`. reading: what
+    is taken of each file.
 
     A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
     with InputError.
@@ -82,11 +94,12 @@ def segment_files(
     if cache is not None:
         _check_cache(cache)
     source = _source(proposals, files, limit, cache)
-    pictures = (_Picture(file, stem, k) for k, (file, stem) in enumerate(zip(files, _stems(files)), start=1))
+    names = names_of(files) if names is None else names
+    pictures = map(_Picture, files, names, _stems(names), range(1, len(files) + 1))
     answers, entries, results = Answers(), [], []
     started, memory = time.perf_counter(), SteadyMemory()
     with threads(2) as (before, after):
-        prepared = in_order(before, partial(_prepare, source), pictures)
+        prepared = in_order(before, partial(_prepare, source, reading), pictures)
         walked = map(partial(_walk, segmenter), prepared)
         for picture in in_order(after, partial(_finish, out, class_names), walked):
             entries.append(picture.entry)
@@ -95,6 +108,8 @@ def segment_files(
             answers.pictures[name] = {"seconds": picture.seconds, "memory_mb": memory()}
             if picture.error is not None:
                 answers.errors[name] = picture.error
+            elif picture.notes:
+                answers.notes[name] = "; ".join(picture.notes)
             tick(picture.file.name)
     answers.instances = len(results)
     write_results(out / "instances.json", results)
@@ -104,10 +119,10 @@ def segment_files(
     return answers
 
 
-def _prepare(source: Callable, picture: _Picture) -> _Picture:
+def _prepare(source: Callable, reading: ReadSettings | None, picture: _Picture) -> _Picture:
     with _errors_of(picture):
         with _timed(picture.seconds, "read"):
-            picture.image = read_image(picture.file)
+            picture.image = read_image(picture.file, None, reading, picture.notes.append)
         with _timed(picture.seconds, "proposals"):
             picture.proposals = source(picture.file, picture.image)
     return picture
@@ -131,7 +146,7 @@ def _finish(out: Path, class_names: Sequence[str], picture: _Picture) -> _Pictur
             write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
             write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
             categories = range(1, len(class_names) + 1)
-            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.file.name)
+            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.name)
         rows = instance_rows(picture.answer, class_names)
         picture.entry = Entry(str(picture.file), panel_file, overlay_file, rows)
     else:
@@ -191,15 +206,16 @@ def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Pa
     return lambda file, image: reader(str(file), image.shape[:2])[0]
 
 
-def _stems(files: Sequence[Path]) -> list[str]:
-    """A name for each picture's files, unlike all others: a.png and a.jpg become a and a-2."""
+def _stems(names: Sequence[str]) -> list[str]:
+    """What each picture's files begin with, unlike all others: a.png and a.jpg become a and a-2."""
     taken: set[str] = set()
     stems = []
-    for file in files:
-        stem, k = file.stem, 1
-        while stem in taken:
+    for name in map(PurePosixPath, names):
+        own = stem = (name.parent / name.stem).as_posix()
+        k = 1
+        while stem.casefold() in taken:  # some file systems take A and a for one
             k += 1
-            stem = f"{file.stem}-{k}"
-        taken.add(stem)
+            stem = f"{own}-{k}"
+        taken.add(stem.casefold())
         stems.append(stem)
     return stems

@@ -14,7 +14,9 @@ from PIL import Image
 
 from prm import InputError
 from prm.eval.pictures import figures
-from prm.eval.pictures.figures import Entry, curve, gallery, instance_rows, overlay, panel, write_png
+from prm.eval.pictures.curve import curve
+from prm.eval.pictures.figures import overlay, panel, write_png
+from prm.eval.pictures.gallery import Entry, gallery, instance_rows
 
 pytest.importorskip("pycocotools")
 from pycocotools import mask as coco_mask

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 from PIL import Image
 
 from prm import InputError
-from prm.eval.pictures import images
+from prm.eval.pictures import decoding, images
 from prm.eval.pictures import orientation as images_orientation
-from prm.eval.pictures.images import find_images, read_image
+from prm.eval.pictures.images import find_images, names_of, read_image
 from prm.files import atomic_write
 
 RNG = np.random.default_rng(0)
@@ -95,6 +97,19 @@ def test_float_tiff_is_stretched_and_not_finite_values_are_clipped():
         check(encoded(Image.fromarray(constant), "TIFF"), np.zeros((4, 5, 3), np.uint8))
 
 
+@pytest.mark.filterwarnings("error")
+def test_stretching_in_bands_and_at_the_ends_of_floating_point(monkeypatch):
+    values = DEEP / 7 - 100
+    expected = stretched(values)[..., 0]
+    monkeypatch.setattr(decoding, "bands", lambda height, width: [slice(r, r + 5) for r in range(0, height, 5)])
+    np.testing.assert_array_equal(decoding.stretched(values), expected)
+    signed = values - values.mean()
+    for size in (1e-300, 1e300, 1e305, 1e-310):
+        shown = decoding.stretched(signed * size)
+        assert (shown.min(), shown.max()) == (0, 255), size
+    assert decoding.stretched(np.array([[-1.7e308, 0, 1.7e308]])).tolist() == [[0, 128, 255]]
+
+
 def test_constant_16_bit_is_black():
     check(encoded(Image.fromarray(np.full((3, 4), 900, np.uint16))), np.zeros((3, 4, 3), np.uint8))
 
@@ -173,6 +188,50 @@ def test_one_pixel_and_very_wide():
     assert read_image(encoded(Image.new("L", (20_000, 2), 9))).shape == (2, 20_000, 3)
 
 
+GIANT = """
+import resource, sys
+from types import SimpleNamespace
+import torch
+from prm.accelerated import Proposals, SegmentationSettings, Segmenter
+from prm.eval.pictures.export import to_coco_results
+from prm.eval.pictures.figures import overlay, panel
+from prm.eval.pictures.images import read_image
+from prm.eval.proposals.grouping.generator import _working_image
+
+torch.set_num_threads(1)
+segmenter = Segmenter(torch.nn.Conv2d(3, 2, 3), [0.5] * 3, [0.2] * 3, contrast=True)
+
+def everything(n):
+    read_image(f"deep{n}.png")
+    image = read_image(f"colour{n}.png")
+    segmenter.network_input(image), _working_image(image, 512)
+    mask = Proposals(n, n, torch.arange(n // 2) * n, torch.arange(n // 2) * n + n // 2, torch.tensor([0, n // 2]))
+    one = SimpleNamespace(label=0, mask=mask, score=0.5, confidence=0.5, peak=(3.0, 3.0), prm=torch.rand(30, 30),
+                          proposal=0, terms=(1, 1, 1))
+    answer = SimpleNamespace(size=(n, n), maps=torch.rand(2, 9, 9), instances=[one])
+    overlay(image, answer, "ab"), panel(image, answer, "ab"), to_coco_results(answer, 1, [1, 2], "x")
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+everything(60)
+before = peak()
+everything(6000)
+print((peak() - before) / (3 * 6000 * 6000))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the most memory that was held is asked of the system")
+def test_memory_of_a_giant_picture_is_a_small_multiple_of_it(tmp_path):
+    """Reading, contrast, the network's input, the proposals' working picture and the drawings, in 8-bit pictures."""
+    for n in (60, 6000):
+        deep = np.arange(n * n, dtype=np.uint16).reshape(n, n)
+        Image.fromarray(deep).save(tmp_path / f"deep{n}.png", compress_level=0)
+        low = Image.fromarray(deep.astype(np.uint8))
+        Image.merge("RGB", [low] * 3).save(tmp_path / f"colour{n}.png", compress_level=0)
+    done = subprocess.run([sys.executable, "-c", GIANT], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 1 < float(done.stdout) < 4.5, done.stdout
+
+
 def test_refuses_what_is_no_picture(tmp_path):
     missing, empty, text = tmp_path / "missing.png", tmp_path / "empty.png", tmp_path / "text.png"
     empty.write_bytes(b"")
@@ -208,7 +267,7 @@ def test_refuses_decompression_bombs():
         bomb += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     refused(bomb, "bomb.png", "500 Mpixel", name="bomb.png")
     refused(bomb.replace(header, struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)), "bomb.png", name="bomb.png")
-    assert Image.MAX_IMAGE_PIXELS >= images.MAX_PIXELS  # Pillow's own limit would refuse scanned slides
+    assert Image.MAX_IMAGE_PIXELS >= decoding.MAX_PIXELS  # Pillow's own limit would refuse scanned slides
 
 
 def test_find_images(tmp_path):
@@ -223,6 +282,39 @@ def test_find_images(tmp_path):
         find_images([tmp_path / "folder.png"])
     with pytest.raises(InputError, match="nowhere"):
         find_images([tmp_path / "nowhere"])
+
+
+def test_find_images_in_subfolders(tmp_path):
+    others = (".cache/z.png", "out/x.overlay.png", "out/a/x.panel.png")
+    for name in ("b/x.png", "a/x.png", "a/deep/er/y.TIF", "w.png", *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    found = find_images(tmp_path, recursive=True, but=tmp_path / "out")
+    names = ["a/deep/er/y.TIF", "a/x.png", "b/x.png", "w.png"]
+    assert found == [tmp_path / name for name in names] and names_of(found, [tmp_path]) == names
+    assert find_images([tmp_path, tmp_path / "w.png", tmp_path / "a" / ".." / "w.png"]) == [tmp_path / "w.png"]
+    (tmp_path / "none" / "at" / "all").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no picture in this folder .* in it and its subfolders"):
+        find_images(tmp_path / "none", recursive=True)
+    with pytest.raises(InputError, match="as --recursive does"):
+        find_images(tmp_path / "none")
+
+
+@pytest.mark.parametrize("files, folders, names", [
+    (["p/x.png", "p/y.png"], ["p"], ["x.png", "y.png"]),
+    (["p/x.png", "p/a/y.png"], ["p"], ["x.png", "a/y.png"]),
+    (["p/a/x.png", "p/b/x.png"], ["p"], ["a/x.png", "b/x.png"]),
+    (["a/x.png", "b/x.png", "b/y.png"], ["a", "b"], ["a/x.png", "b/x.png", "b/y.png"]),
+    (["p/a/x.png", "q/a/x.png"], ["p/a", "q/a"], ["p/a/x.png", "q/a/x.png"]),
+    (["a/x.png", "b/y.png"], ["a/x.png", "b/y.png"], ["x.png", "y.png"]),
+    (["a/x.png", "b/x.png"], [], ["a/x.png", "b/x.png"]),
+    (["p/a/x.png", "p/x.png"], ["p", "p/a"], ["a/x.png", "p/x.png"]),
+    (["a/x.png", "a/x.jpg"], ["a"], ["x.png", "x.jpg"]),
+    ([], ["a"], []),
+])  # fmt: skip
+def test_names_of(tmp_path, files, folders, names):
+    assert names_of([tmp_path / file for file in files], [tmp_path / folder for folder in folders]) == names
 
 
 def test_atomic_write_is_whole_or_nothing(tmp_path):

@@ -449,6 +449,19 @@ def test_what_a_picture_is_called(tmp_path):
         (tmp_path / "p.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
         assert (read(tmp_path / "p.json", name="2.jpg")[0] == masks[:1]).all()
         assert (read(tmp_path / "p.json", name="ümlaut.jpg")[0] == masks[1:2]).all()
+    # Of two that differ in their folders only, neither is taken for the other.
+    named = [result(masks[0], 1, file_name="a/x.png"), result(masks[1], 2, file_name="b/x.png")]
+    (tmp_path / "p.json").write_text(json.dumps(named))
+    for k, name in enumerate(("run/a/x.png", "/data/b/x.png")):
+        assert (read(tmp_path / "p.json", name=name)[0] == masks[k : k + 1]).all()
+    refused(tmp_path / "p.json", "no proposals for c/x.png", name="c/x.png")
+    table = {"images": [{"id": 1, "file_name": "a/x.png"}, {"id": 2, "file_name": "b/x.png"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(table))
+    (tmp_path / "p.json").write_text(json.dumps([result(masks[0], 1), result(masks[1], 2)]))
+    for k, name in enumerate(("a/x.png", "/data/b/x.png")):
+        got, _ = read(tmp_path / "p.json", name=name, annotations=tmp_path / "instances.json")
+        assert (got == masks[k : k + 1]).all()
+    refused(tmp_path / "p.json", "no proposals for x.png", name="x.png", annotations=tmp_path / "instances.json")
     for bad in ("[]", "{}", '{"images": [{"id": 1}]}', '{"images": [{"id": null, "file_name": "a"}]}', "{"):
         (tmp_path / "instances.json").write_text(bad)
         refused(tmp_path / "p.json", "instances.json", "images", annotations=tmp_path / "instances.json")

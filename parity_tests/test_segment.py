@@ -24,7 +24,7 @@ from prm.eval.pictures.export import to_coco_results, write_results
 from prm.eval.pictures.figures import overlay, panel, write_png
 from prm.eval.pictures.images import read_image
 from prm.eval.pictures.pipeline import in_order, threads
-from prm.eval.proposals import proposals_for
+from prm.eval.proposals import open_proposals, proposals_for
 
 LIMIT = 60
 STAGES = {"read", "proposals", "forward", "peaks", "walk", "retrieval", "drawing"}
@@ -105,6 +105,31 @@ def test_the_answers_are_those_of_one_picture_after_the_other(place, tmp_path, s
     assert text.startswith(f"{files[3]}: is damaged") and "\n" not in text
     page = (out / "index.html").read_text()
     assert [page.index(f"<h2>{file}") for file in files] == sorted(page.index(f"<h2>{file}") for file in files)
+
+
+def test_pictures_of_one_name_in_subfolders(place, tmp_path):
+    """Each is found, has its own name in instances.json and its own files, and is found again there as proposals."""
+    pictures, out = tmp_path / "pictures", tmp_path / "pictures" / "out"
+    for k, name in enumerate(("a/x.png", "b/x.png", "b/x.bmp", "a-x.png", "out/old.png")):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        draw(pictures / name, k)
+    prm = [str(Path(sys.executable).with_name("prm")), "segment", "-c", place / "net", "--limit", str(LIMIT)]
+    done = subprocess.run([*prm, "-r", ".", "-o", "out"], capture_output=True, text=True, cwd=pictures)
+    assert done.returncode == 0, done.stderr
+    drawn = {f"{stem}.{kind}.png" for stem in ("a-x", "a/x", "b/x", "b/x-2") for kind in ("overlay", "panel")}
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
+    assert files == drawn | {"instances.json", "index.html", "old.png"}
+    page = (out / "index.html").read_text()
+    assert all(f'src="{name}"' in page for name in drawn)
+    found = json.loads((out / "instances.json").read_text())
+    names = ["a/x.png", "a-x.png", "b/x.bmp", "b/x.png"]
+    assert {one["image_id"]: one["file_name"] for one in found} == dict(enumerate(names, start=1))
+    reader = open_proposals(out / "instances.json")
+    for name in names[:2]:
+        with Image.open(pictures / name) as picture:
+            masks, scores = reader(str(pictures / name), picture.size[::-1])
+        own = [one["score"] for one in found if one["file_name"] == name]
+        assert scores.tolist() == own and len(masks) == len(own)
 
 
 def test_figures_by_picture(place, tmp_path, segmenter):
@@ -264,6 +289,24 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
     assert 6 <= len(written) < 200 and all(name.endswith((".overlay.png", ".panel.png")) for name in written)
     for name in written:
         Image.open(out / name).load()
+
+
+def test_the_command_says_what_it_took_of_a_file(place, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    with Image.open(place / "pictures" / "0.png") as picture:
+        values = np.moveaxis(np.array(picture), 2, 0).astype(np.float64)
+    (tmp_path / "pictures").mkdir()
+    for name, axes in (("stack", "ZYX"), ("cells", "CYX")):
+        stack, file = values if axes == "ZYX" else values[:2], tmp_path / "pictures" / f"{name}.tif"
+        tifffile.imwrite(file, stack, photometric="minisblack", metadata={"axes": axes})
+    command = [str(Path(sys.executable).with_name("prm")), "segment", "pictures", "-c", str(place / "net"),
+               "--limit", str(LIMIT), "--json", "figures.json", "--page", "1"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    note = f"pictures/stack.tif: axes ZYX {values.shape}: took Z 1 of 3"
+    assert done.returncode == 2 and f"prm: note: {note}\n" in done.stderr, done.stderr
+    assert done.stderr.count("prm: error: ") == 1 and "pictures/cells.tif: axes CYX" in done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["notes"] == {"pictures/stack.tif": note} and list(figures["failed"]) == ["pictures/cells.tif"]
 
 
 def test_the_command_says_time_and_memory(place, tmp_path):

@@ -185,6 +185,38 @@ def test_contrast_is_stretched_first(device):
     assert torch.equal(dim.maps, bright.maps)
 
 
+def test_a_giant_picture_is_reduced_in_8_bits_and_others_are_not(device):
+    """From 16 times the input's pixels on; within rounding of what floating point gives."""
+    settings = SegmentationSettings(longest=50)
+    segmenter = Segmenter(SmallCnn(["max", "strided"], 1), MEAN, STD, settings=settings, device=str(device))
+    for side, giant in ((199, False), (200, True), (900, True)):
+        image = picture(side, side, 1)
+        seen, exact = as_array(segmenter.network_input(image)[0]), network_input(image, (50, 50))
+        assert np.array_equal(seen, exact) != giant
+        assert np.abs(seen - exact).max() <= 2 / 255 / min(STD)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("made", [
+    lambda a: a, lambda a: np.broadcast_to(a, a.shape), lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    lambda a: a[::-1].copy()[::-1], lambda a: a.astype(a.dtype.newbyteorder()),
+], ids=["writable", "read-only", "of bytes", "upside down", "other byte order"])  # fmt: skip
+@pytest.mark.parametrize("contrast", [False, True])
+def test_callers_arrays_of_any_kind_are_read_and_left_alone(made, contrast, device):
+    image, dense = picture(40, 40, 1), masks(40, 40, 1)
+    settings = SegmentationSettings(class_threshold=0)
+    segmenter = Segmenter(SmallCnn(["max", "strided"], 5), MEAN, STD, contrast, settings, str(device))
+    given, proposals = made(image), Proposals.from_masks(made(dense))
+    expected, found = segmenter([image.copy()], [encoded(dense)])[0], segmenter([given], [proposals])[0]
+    assert torch.equal(found.maps, expected.maps) and found.instances
+    assert [one.terms for one in found.instances] == [one.terms for one in expected.instances]
+    run = segmenter.backprop.prepare(segmenter.network_input(given))
+    peaks, chosen = np.array([[0, 0, 1, 1], [0, 1, 2, 0]]), np.array([2, 0])
+    assert torch.equal(run.prms(made(peaks)).prms, run.prms(torch.tensor([[0, 0, 1, 1], [0, 1, 2, 0]])).prms)
+    assert torch.equal(proposals.select(made(chosen)).masks(), encoded(dense).masks([2, 0]))
+    assert np.array_equal(given, picture(40, 40, 1)) and np.array_equal(peaks, [[0, 0, 1, 1], [0, 1, 2, 0]])
+
+
 # ---- several pictures
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prm.settings import PRECISIONS
 
+from ..inputs import tensor_of
 from ..peak_stimulation import check_finite, source_positions
 from .operators import LAYOUT
 from .shared import launched
@@ -75,11 +76,11 @@ class PreparedWalk:
 
         Parameters
         ----------
-        peaks : (K, 4) int64, rows (image, class, row, column) on the maps enlarged by `upsample`
+        peaks : (K, 4) int64, tensor or array, rows (image, class, row, column) on the maps enlarged by `upsample`
 
         Raises ValueError for a peak outside the maps.
         """
-        peaks = torch.as_tensor(peaks, dtype=torch.int64, device=self.maps.device).reshape(-1, 4)
+        peaks = tensor_of(peaks).to(self.maps.device, torch.int64).reshape(-1, 4)
         return PeakResponseMaps(*self._stream.run(self._walked, peaks))
 
     def _walked(self, peaks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

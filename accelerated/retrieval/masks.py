@@ -7,11 +7,14 @@ are computed from the runs, by the operators of `runs.py`: no array of K x H x W
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prm import InputError
+
+from ..inputs import tensor_of
 
 # Bounds the working memory of every function of this room: numbers (of 8 bytes) in one temporary array.
 CHUNK = 1 << 21
@@ -56,8 +59,9 @@ class Proposals:
             )
 
     @classmethod
-    def from_masks(cls, masks: Tensor) -> "Proposals":
+    def from_masks(cls, masks: Tensor | np.ndarray) -> "Proposals":
         """Encode dense masks, (K, H, W) bool."""
+        masks = tensor_of(masks)
         if masks.ndim != 3 or masks.dtype != torch.bool:
             raise InputError(f"masks must be (K, H, W) bool, not {tuple(masks.shape)} {masks.dtype}")
         count, height, width = masks.shape
@@ -177,7 +181,7 @@ def offsets_of(counts: Tensor) -> Tensor:
 
 def checked_indices(indices: Tensor | Sequence[int], count: int, what: str, device: torch.device) -> Tensor:
     """`indices` as (k,) int64 on `device`, each in 0 .. count - 1."""
-    indices = torch.as_tensor(indices, device=device)
+    indices = tensor_of(indices).to(device)
     if indices.numel() == 0:
         return indices.reshape(0).long()
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prm import InputError
-from prm.settings import SegmentationSettings, meanings
+from prm.settings import ReadSettings, SegmentationSettings, meanings
 
 NONE = "none"
 """How a command line says None; an option that is not given at all is left out."""
@@ -54,12 +54,12 @@ def usual(f: Field) -> str:
 
 
 def words(f: Field) -> tuple[str, ...]:
-    """What a field that is no plain number takes: names, NUMBER, none; nothing for a plain number or a switch."""
-    names = f.metadata["names"]
+    """What a field takes that is neither a plain number nor a switch: names, its form, NUMBER, none."""
+    names, form = f.metadata["names"], f.metadata["form"]
     if "bool" in f.type or not (names or "None" in f.type):
         return ()
-    number = ("NUMBER",) if "float" in f.type or "int" in f.type else ()
-    return (*names, *number, *((NONE,) if "None" in f.type else ()))
+    number = "NUMBER" if "float" in f.type or "int" in f.type else ""
+    return (*names, *filter(None, (form, number, NONE if "None" in f.type else "")))
 
 
 def _parameter(f: Field, text: str, panel: str, shown: bool) -> inspect.Parameter:
@@ -85,10 +85,10 @@ def _value(f: Field, given: Any) -> Any:
     flag = f"--{f.name.replace('_', '-')}"
     if isinstance(given, float) and not math.isfinite(given):
         raise InputError(f"{flag} is {given}; give a number")
-    if not isinstance(given, str) or f.type == "str" or given in f.metadata["names"]:
+    if not isinstance(given, str) or f.type in ("str", "str | None") or given in f.metadata["names"]:
         if f.metadata["names"] and given not in f.metadata["names"]:
             raise InputError(f"{flag} {given}: known are {', '.join(f.metadata['names'])}")
-        return given
+        return None if given == NONE and "None" in f.type else given
     if given.lower() == NONE and "None" in f.type:
         return None
     try:
@@ -108,3 +108,6 @@ segmentation_options = settings_options(
     "segmentation", SegmentationSettings, "Algorithm 1: replaces what the checkpoint has; in brackets prm's own default"
 )
 """Decorator of the commands that segment: `segmentation` is a dict of the settings given."""
+
+reading_options = settings_options("reading", ReadSettings, "What is taken of a picture file, TIFF above all")
+"""Decorator of the commands that read pictures by name: `reading` is a dict of the settings given."""

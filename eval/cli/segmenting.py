@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .options import segmentation_options
+from prm.settings import ReadSettings
+
+from .options import reading_options, segmentation_options
 from .shared import (
     Cache,
     CheckpointOption,
@@ -24,21 +26,33 @@ from .shared import (
     write_figures,
 )
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE...|FOLDER",
+                   help="Pictures, or folders of pictures: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP."),
+]  # fmt: skip
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in the folders' subfolders too.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")]
+Proposals = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH",
+                 help="Proposals made by others, all of which are used: a folder that has for each picture NAME.json "
+                 "(as the PRM authors write it), NAME.mat (MCG, COB), NAME.npz, NAME.png (a label map) or a folder "
+                 "NAME of PNGs (masks); COCO's results, one file or a folder of them, with file_name or a picture's "
+                 "number as image_id; or the file of a single picture. Default: generated here."),
+]  # fmt: skip
 
+
+@reading_options
 @segmentation_options
 def segment(
     segmentation: dict,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|FOLDER", help="Pictures, or folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")] = Path("prm-out"),
+    reading: dict,
+    images: Images,
+    recursive: Recursive = False,
+    out: Out = Path("prm-out"),
     checkpoint: CheckpointOption = None,
-    proposals: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Proposals made by others: a folder with a file for each picture (the PRM authors' JSON, MCG's and "
-            "COB's .mat, .npz, PNGs), or one file, of COCO's results or of a single picture. Default: generated here.",
-        ),
-    ] = None,
+    proposals: Proposals = None,
     limit: Limit = 1000,
     cache: Cache = None,
     device: Device = "cpu",
@@ -47,21 +61,27 @@ def segment(
     """Find and mask every instance: for each picture NAME.overlay.png and NAME.panel.png, for all of them
     instances.json (COCO results format) and index.html, a gallery that opens from disk.
 
-    Thresholds and weights not given here are the checkpoint's. A picture that cannot be read is reported at the end and
-    the others are done; the exit code is then 2.
+    NAME is the picture's path inside the folder given, or else its file name, without suffix. Where two would be alike,
+    the folders around them come before (a/x, b/x); of two that differ in the suffix only, the second is x-2. file_name
+    in instances.json is the same, with the suffix.
+
+    Settings of Algorithm 1 that are not given here are the checkpoint's. A picture that cannot be used is reported at
+    the end and the others are done; the exit code is then 2. Of a file that holds more than a picture, a line at the
+    end says what was taken.
     """  # fmt: skip
-    from ..pictures.images import find_images
+    from ..pictures.images import find_images, names_of
     from ..segment import segment_files
 
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), ReadSettings(**reading)
     segmenter, found = open_segmenter(checkpoint, device, **segmentation)
-    files = find_images(images)
+    files = find_images(images, recursive, but=out)
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(files), info="")
         answers = segment_files(
             segmenter, found.class_names, files, out, proposals, limit, cache, command_line(),
-            lambda name: progress.update(task, advance=1, info=name),
+            lambda name: progress.update(task, advance=1, info=name), names_of(files, images),
+            settings,
         )  # fmt: skip
     figures = {
         "pictures": len(files),
@@ -69,12 +89,15 @@ def segment(
         "wall_seconds": round(answers.wall, 2),
         "pictures_per_second": round(len(files) / answers.wall, 3),
         "failed": answers.errors,
+        "notes": answers.notes,
         "by_picture": answers.pictures,
     }
     write_figures(json_file, figures, started)
     out_console.print(
         f"{answers.instances} instances in {len(files) - len(answers.errors)} pictures: {out / 'index.html'}"
     )
+    for line in answers.notes.values():
+        print(f"prm: note: {line}", file=sys.stderr)
     if answers.errors:
         for line in answers.errors.values():
             print(f"prm: error: {line}", file=sys.stderr)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import Field, fields
 
-from prm.settings import SegmentationSettings, TrainingSettings, meanings
+from prm.settings import ReadSettings, SegmentationSettings, TrainingSettings, meanings
 
 from .options import usual, words
 
 
 def page() -> str:
     """Every setting with its default, what it takes, and its meaning."""
-    return PAGE.format(segmentation=_table(SegmentationSettings), training=_table(TrainingSettings))
+    return PAGE.format(segmentation=_table(SegmentationSettings), training=_table(TrainingSettings),
+                       reading=_table(ReadSettings))  # fmt: skip
 
 
 def _table(settings: type) -> str:
@@ -26,7 +27,7 @@ def _values(f: Field) -> str:
     least, most = f.metadata["least"], f.metadata["most"]
     number = "whole number" if f.type.startswith("int") else "number"
     number += "" if least is None else f" >= {least}" if most is None else f", {least} to {most}"
-    return ", ".join(number if word == "NUMBER" else word for word in words(f) or ("NUMBER",))
+    return ", ".join(number if word == "NUMBER" else word.replace("|", ", ") for word in words(f) or ("NUMBER",))
 
 
 PAGE = """# Settings
@@ -48,6 +49,12 @@ Of `prm segment`, `prm eval`, `prm eval tables` and `prm eval report`. A checkpo
 Of `prm train` and, behind `--`, of `prm eval train`. In Python: `prm.settings.TrainingSettings`.
 
 {training}
+
+## Picture files
+
+Of `prm segment`: a TIFF of channels, slices, frames or pages. In Python: `prm.settings.ReadSettings`.
+
+{reading}
 """
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def _validation(data, val, checkpoint, device):
 
 
 def _curve(rows: list[dict], out: Path) -> None:
-    from ..pictures.figures import curve
+    from ..pictures.curve import curve
 
     curve(rows, out / "curve.png")
 

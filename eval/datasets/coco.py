@@ -32,7 +32,7 @@ import numpy as np
 from prm import InputError
 from prm.files import reason
 
-from ..pictures.images import MAX_PIXELS
+from ..pictures.decoding import MAX_PIXELS
 from ..pictures.orientation import stored, turned, turned_boxes
 from .base import Boxes, Instances, Sample, check_split, class_indices, existing, read_picture, refuse, tight_boxes
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 
 from prm.accelerated import Proposals, Segmenter
@@ -57,8 +56,8 @@ def _responding(one: Record, maps, scores, tables: bool) -> tuple[Record, np.nda
 
 def _with_masks(one, sample, proposals, found, maps, settings, num_classes, tables) -> Record:
     """The record with all that is compared with true masks."""
-    truth = Proposals.from_masks(torch.from_numpy(sample.masks))
-    void = None if sample.void is None else Proposals.from_masks(torch.from_numpy(sample.void)[None])
+    truth = Proposals.from_masks(sample.masks)
+    void = None if sample.void is None else Proposals.from_masks(sample.void[None])
     galleries = dict(zip(GALLERIES, (proposals, Proposals.concatenate([proposals, truth]), truth)))
     answers = of_truth(sample, truth, galleries) if tables else {}
     if found is not None:

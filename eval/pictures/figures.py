@@ -1,24 +1,19 @@
-"""Pictures of results: instances over the photograph, the steps that led to them, a training curve, an HTML gallery.
+"""Drawings of results: instances over the photograph, and the steps that led to them.
 
 A `segmentation` here has size (H, W), maps (C, h, w) and instances, each with label, mask (whose `masks()` is (1, H, W)
 bool), score, confidence, peak (row, col) in pixels of the picture, and prm (h', w'). Maps and PRMs span the picture.
 """
 
 import colorsys
-import html
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from urllib.parse import quote
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -78,7 +73,7 @@ def overlay(image: np.ndarray, segmentation, class_names: Sequence[str]) -> np.n
         elif label:
             _tag(draw, (label.left, label.top), label.text, font, colour(k))
     if crowded:
-        counts = Counter(_name(i.label, class_names) for i in instances).most_common()
+        counts = Counter(called(i.label, class_names) for i in instances).most_common()
         canvas = _captioned(canvas, f"{len(instances)} instances: " + ", ".join(f"{n} {name}" for name, n in counts))
     return np.asarray(canvas)
 
@@ -109,7 +104,7 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
             ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
     found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
     top = [("Picture", Image.fromarray(small), None),
-           (f"Response to “{_name(strongest, class_names)}”", response, None), (found, masks, None)]
+           (f"Response to “{called(strongest, class_names)}”", response, None), (found, masks, None)]
     rows = [_row(top, size, tile)]
     size, tile = _tile(image.shape[:2], PANEL_COLUMNS)
     shown = list(enumerate(instances[:max_instances]))
@@ -122,116 +117,9 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
     return np.concatenate(rows)
 
 
-def curve(log_rows: Sequence[Mapping], path: str | os.PathLike) -> None:
-    """Draw a training curve as a PNG: loss against epoch, and mean average precision where the rows have it.
-
-    log_rows: one dict an epoch (or several) with "epoch", "loss" and, in any of them, "mean_average_precision" in 0..1.
-    Raises InputError when no row has an epoch and a loss, or the file cannot be written.
-    """
-    losses, precision = _points(log_rows, "loss"), _points(log_rows, "mean_average_precision")
-    if not losses:
-        raise InputError(f"{path}: no row of the training log has an epoch and a loss; train for one epoch at least")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="training loss")
-    marker = "o" if len(losses) <= 40 else None
-    lines = axes.plot(*zip(*losses), color="#0072b2", marker=marker, markersize=4, label="training loss")
-    if precision:
-        right = axes.twinx()
-        right.set(ylabel="mean average precision", ylim=(0, 1))
-        right.spines["top"].set_visible(False)
-        lines += right.plot(*zip(*precision), color="#d55e00", marker="s", markersize=4, label="mean average precision")
-        axes.legend(handles=lines, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    axes.grid(alpha=0.25)
-    axes.spines["top"].set_visible(False)
-    axes.spines["right"].set_visible(bool(precision))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
-
-
-def _points(rows: Sequence[Mapping], key: str) -> list[tuple[float, float]]:
-    """(epoch, value) of the rows that have both."""
-    return [(row["epoch"], row[key]) for row in rows if row.get("epoch") is not None and row.get(key) is not None]
-
-
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write an (H, W, 3) or (H, W) uint8 array as a PNG, whole or not at all. Raises InputError if it cannot be."""
     atomic_write(path, lambda file: Image.fromarray(array).save(file, "PNG"))
-
-
-@dataclass
-class Entry:
-    """One picture of the gallery: what was found in it, or why it failed."""
-
-    name: str
-    panel: str | os.PathLike | None = None
-    overlay: str | os.PathLike | None = None
-    instances: Sequence[Mapping] = field(default_factory=tuple)
-    error: str | None = None
-
-
-def instance_rows(segmentation, class_names: Sequence[str]) -> list[dict]:
-    """The gallery's table of one picture: a dict an instance with class, score, confidence and peak (row, col)."""
-    return [{"class": _name(i.label, class_names), "score": float(i.score), "confidence": float(i.confidence),
-             "peak": tuple(float(n) for n in i.peak)} for i in segmentation.instances]
-
-
-def gallery(entries: Sequence[Entry], path: str | os.PathLike, title: str, settings: Mapping) -> None:
-    """Write a page that shows every picture's overlay, panel and instances, and which pictures failed.
-
-    path: the page, usually `index.html`; it links to the entries' PNGs by paths relative to it, and to nothing else.
-    settings: name -> value, shown in a table, so that the page says how it was made.
-    Raises InputError when the file cannot be written.
-    """
-    folder = Path(path).parent
-    failed = sum(entry.error is not None for entry in entries)
-    total = sum(len(entry.instances) for entry in entries)
-    summary = f"{_count(len(entries), 'picture')}, {_count(total, 'instance')}"
-    summary += f", {failed} failed" if failed else ""
-    rows = "".join(f"<tr><th>{_escape(key)}</th><td>{_escape(value)}</td></tr>\n" for key, value in settings.items())
-    settings_table = f"<details><summary>Settings</summary>\n<table>\n{rows}</table></details>\n" if rows else ""
-    page = _PAGE.format(title=_escape(title), style=_STYLE, summary=summary, settings=settings_table,
-                        cards="\n".join(_card(entry, folder) for entry in entries))
-    atomic_write(path, page.encode("utf-8", "replace"))
-
-
-def _card(entry: Entry, folder: Path) -> str:
-    name = _escape(entry.name)
-    if entry.error is not None:
-        return f'<article class="failed">\n<h2>{name}</h2>\n<p class="error">{_escape(entry.error)}</p>\n</article>'
-    parts = [f"<article>\n<h2>{name} <small>{_count(len(entry.instances), 'instance')}</small></h2>"]
-    sources = {"overlay": entry.overlay, "panel": entry.panel}
-    pictures = [(kind, _link(source, folder)) for kind, source in sources.items() if source]
-    if pictures:
-        links = "\n".join(
-            f'<a href="{link}"><img src="{link}" alt="{kind} of {name}" loading="lazy"></a>' for kind, link in pictures)
-        parts.append(f'<div class="pictures">\n{links}\n</div>')
-    if entry.instances:
-        rows = "".join(_table_row(k, row) for k, row in enumerate(entry.instances))
-        head = "".join(f"<th>{word}</th>" for word in ("#", "class", "score", "confidence", "peak (row, column)"))
-        table = f"<table>\n<tr>{head}</tr>\n{rows}</table>"
-        many = len(entry.instances) > 8
-        parts.append(f"<details><summary>Table of instances</summary>\n{table}</details>" if many else table)
-    return "\n".join(parts) + "\n</article>"
-
-
-def _table_row(k: int, row: Mapping) -> str:
-    swatch = "#{:02x}{:02x}{:02x}".format(*colour(k))
-    return (f'<tr><td><span class="swatch" style="background:{swatch}"></span>{k + 1}</td>'
-            f"<td>{_escape(row['class'])}</td><td>{row['score']:.3f}</td><td>{row['confidence']:.3f}</td>"
-            f"<td>{row['peak'][0]:.0f}, {row['peak'][1]:.0f}</td></tr>\n")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _escape(text) -> str:
-    return html.escape(str(text), quote=True)
-
-
-def _link(source: str | os.PathLike, folder: Path) -> str:
-    """A relative, percent-encoded link: every byte a file name can hold arrives."""
-    return quote(os.fsencode(Path(os.path.relpath(source, folder)).as_posix()))
 
 
 # -- painting ---------------------------------------------------------------------------------------------------------
@@ -326,12 +214,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _name(label: int, class_names: Sequence[str]) -> str:
+def called(label: int, class_names: Sequence[str]) -> str:
+    """The class's name; of a label that has none, a makeshift."""
     return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
 
 
 def _label(instance, class_names: Sequence[str]) -> str:
-    return f"{_name(instance.label, class_names)} {instance.score:.2f}"
+    return f"{called(instance.label, class_names)} {instance.score:.2f}"
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -495,55 +384,3 @@ def _heat(instance, size: tuple[int, int], image: np.ndarray, mark: tuple[int, i
     row, col = np.add(instance.peak, 0.5) * np.divide(size, image.shape[:2])
     ImageDraw.Draw(picture).ellipse((col - 8, row - 8, col + 8, row + 8), outline=mark, width=2)
     return picture
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{summary}</p>
-{settings}</header>
-<main>
-{cards}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { --ink: #1c1c1f; --soft: #66666e; --page: #f5f5f4; --card: #ffffff; --line: #dededc; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ececee; --soft: #a0a0a8; --page: #151517; --card: #202023; --line: #38383d; --bad: #ff8a80; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 1240px; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; }
-header p { margin: .25rem 0 .75rem; color: var(--soft); }
-header table { margin-top: .5rem; }
-h2 { margin: 0 0 .75rem; font-size: 1.05rem; overflow-wrap: anywhere; }
-h2 small { font-weight: normal; color: var(--soft); margin-left: .5rem; }
-article { margin: 1.25rem 0; padding: 1rem 1.25rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: 10px; }
-.failed { border-color: var(--bad); }
-.error { margin: 0; color: var(--bad); overflow-wrap: anywhere; }
-.pictures { display: grid; grid-template-columns: 2fr 3fr; gap: 1rem; align-items: start; }
-img { display: block; max-width: 100%; max-height: 90vh; margin: 0 auto; border-radius: 4px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-article table { margin-top: .75rem; }
-th, td { padding: .2rem 1.1rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-th { font-weight: normal; color: var(--soft); }
-td:first-child { white-space: nowrap; }
-summary { cursor: pointer; color: var(--soft); }
-article details { margin-top: .75rem; }
-.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px; }
-@media (max-width: 800px) { .pictures { grid-template-columns: 1fr; } }
-"""

@@ -2,30 +2,34 @@
 
 import io
 import os
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from prm import InputError
 from prm.files import reason
+from prm.settings import ReadSettings
+
+from .decoding import composed, decode, told_channels
+from .tiff import BEGINNINGS, read_tiff
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 500_000_000
-
-# Pillow refuses twice its own limit of 89 Mpixel, which scanned slides pass; read_image applies MAX_PIXELS instead.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = None) -> np.ndarray:
-    """The first frame of a picture, upright, as an (H, W, 3) uint8 RGB array.
+def read_image(
+    source: str | os.PathLike | bytes | BinaryIO,
+    name: str | None = None,
+    settings: ReadSettings | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> np.ndarray:
+    """A picture, upright, as an (H, W, 3) uint8 RGB array.
 
     source: a path, the bytes of a file, or a file object opened for reading in binary.
     name: what error messages call the picture; the path by default.
+    settings: which page and which channels; by default the first frame, and for TIFF see `tiff.read_tiff`.
+    note: told in one line what was taken of a file that holds more than one picture, or channels.
 
     - EXIF and TIFF orientation are applied; colour profiles are not.
     - Grey with more than 8 bits, and floating point, are stretched from the picture's own [min, max] to 0..255, because
@@ -33,8 +37,12 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
       (Colour with 16 bits a channel keeps the high byte.)
     - Transparency is composited on white; a fully opaque alpha channel is dropped.
 
-    Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS.
+    Memory: the file's own decoder aside, at most 12 bytes a pixel, which is 4 times the answer; for TIFF see there.
+
+    Raises InputError: missing, a folder, unreadable, empty, not a picture, damaged or truncated, above MAX_PIXELS; a
+    page or channel that is not there; a TIFF of which the settings leave open what to take.
     """
+    settings = settings or ReadSettings()
     if isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
         if os.path.isdir(source):
@@ -44,84 +52,89 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO, name: str | None = 
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
             raise InputError(f"{name}: cannot be read ({reason(error)}); check the path") from error
         with file:
-            return _decode(file, name)
+            return _read(file, name, settings, note)
     name = name or str(getattr(source, "name", "picture"))
     data = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
     if isinstance(data, str):
         raise InputError(f"{name}: is opened as text; open it in binary mode ('rb')")
-    return _decode(io.BytesIO(data), name)
+    return _read(io.BytesIO(data), name, settings, note)
 
 
-def _decode(file: BinaryIO, name: str) -> np.ndarray:
-    if not file.read(1):
+def _read(file: BinaryIO, name: str, settings: ReadSettings, note: Callable[[str], None]) -> np.ndarray:
+    try:
+        beginning = file.read(4)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({reason(error)}); check the path") from error
+    if not beginning:
         raise InputError(f"{name}: is empty (0 bytes); copy the file again")
-    file.seek(0)
-    try:
-        image = Image.open(file)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: has more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles") from error
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: is not a picture in a known format; convert it to PNG or JPEG") from error
-    except Exception as error:  # decoders raise whatever a damaged header makes them trip over
-        raise InputError(f"{name}: is damaged ({reason(error)}); copy the file again") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} Mpixel; cut it into tiles")
-    try:
-        image.load()
-        return _to_rgb(_upright(image))
-    except MemoryError as error:
-        raise InputError(f"{name}: {width} x {height} does not fit into memory; cut it into tiles") from error
-    except Exception as error:
-        raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
+    if beginning in BEGINNINGS:
+        return read_tiff(file, name, settings, note)
+    page, channels = settings.page or "0", settings.channel_numbers
+    if not page.isdecimal():
+        raise InputError(f"{name}: is no TIFF with axes; --page {page} must be a number")
+    picture = decode(file, name, int(page), note)
+    if channels is None:
+        return picture
+    if max(channels) > 2:
+        raise InputError(f"{name}: has channels 0 to 2 (red, green, blue), and no channel {max(channels)} (--channels)")
+    note(f"{name}: took {told_channels(channels)}")
+    return composed([picture[..., k] for k in channels])
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # an unreadable EXIF block says nothing about the pixels, which are whole
-        return image
+def find_images(
+    paths: str | os.PathLike | Iterable[str | os.PathLike], recursive: bool = False, but: Path | None = None
+) -> list[Path]:
+    """Pictures named on a command line: files as given, each folder replaced by the pictures inside, sorted.
 
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """A loaded picture of any Pillow mode -> (H, W, 3) uint8."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))  # a copy: np.asarray would be read-only
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """(H, W) numbers -> (H, W) uint8, the smallest finite value to 0 and the largest to 255."""
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return np.rint((values - low) * scale).astype(np.uint8)
-
-
-def find_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
-    """Pictures named on a command line: files as given, each folder replaced by the pictures directly inside, sorted.
-
+    recursive: also those in a folder's subfolders, however deep; links to folders are not followed, and folders whose
+    name starts with a dot are left out. but: a folder that is not gone into, such as that of the answers.
     A picture inside a folder is a file with a suffix of SUFFIXES, in either case, whose name does not start with a dot.
+    A file that is named twice is there once.
     Raises InputError: a path is missing or unreadable, or a folder holds no picture.
     """
-    found = []
+    found: dict[str, Path] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(path)
         try:
-            if not path.is_dir():
+            if path.is_dir():
+                inside = sorted(_inside(path, recursive, but))
+            else:
                 path.stat()
-                found.append(path)
-                continue
-            inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+                inside = [path]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
         if not inside:
-            raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, not in subfolders)")
-        found += sorted(inside)
-    return found
+            where = "in it and its subfolders" if recursive else "not in subfolders, as --recursive does"
+            raise InputError(f"{path}: no picture in this folder (looked for {' '.join(SUFFIXES)}, {where})")
+        for file in inside:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def _inside(folder: Path, recursive: bool, but: Path | None) -> Iterator[Path]:
+    """The pictures of a folder; see `find_images`."""
+    for entry in folder.iterdir():
+        if entry.name[0] == ".":
+            continue
+        if entry.suffix.lower() in SUFFIXES and entry.is_file():
+            yield entry
+        elif recursive and entry.is_dir() and not entry.is_symlink():
+            if but is None or os.path.abspath(entry) != os.path.abspath(but):
+                yield from _inside(entry, recursive, but)
+
+
+def names_of(files: Sequence[Path], folders: Iterable[str | os.PathLike] = ()) -> list[str]:
+    """What to call each picture of a run: different names, as "a/x.png", with "/" on every system.
+
+    A picture is called by its path inside the innermost of `folders` that holds it, or else by its file name. Where
+    two would be called the same, all get one more of the folders above, as often as it takes.
+    """
+    parts = [Path(os.path.abspath(file)).parts[1:] for file in files]
+    roots = [Path(os.path.abspath(folder)).parts[1:] for folder in folders]
+    around = (max((len(r) for r in roots if p[: len(r)] == r != p), default=len(p) - 1) for p in parts)
+    own, names = [len(p) - n for p, n in zip(parts, around)], []
+    for more in range(max(map(len, parts), default=0)):
+        names = ["/".join(p[-(n + more) :]) for p, n in zip(parts, own)]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -43,7 +43,7 @@ def _key(image: np.ndarray, limit: int, settings: GroupingSettings) -> str:
     """SHA-256 over all that decides about the answer."""
     what = (_FORMAT, VERSION, image.shape, str(image.dtype), limit, sorted(asdict(settings).items()))
     digest = hashlib.sha256(repr(what).encode())
-    digest.update(np.ascontiguousarray(image).tobytes())
+    digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ import torch
 from skimage.segmentation import felzenszwalb, slic
 
 from prm import InputError
+from prm.accelerated.inputs import tensor_of
 from prm.accelerated.retrieval import Proposals
 from prm.files import atomic_write
 
@@ -77,7 +78,7 @@ def proposal_quality(
             size = f"{proposals.height} x {proposals.width}"
             raise InputError(f"{sample.name}: proposals of {size} for a picture of {height} x {width}")
         numbers.append(len(proposals))
-        masks = torch.from_numpy(np.ascontiguousarray(sample.masks))
+        masks = tensor_of(sample.masks)
         best.append(_best_overlaps(masks, proposals, counts))
         areas.append(masks.sum((1, 2)).numpy())
         tick()

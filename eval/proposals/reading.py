@@ -13,7 +13,7 @@ from prm.accelerated.retrieval import Proposals
 from prm.files import reason
 
 from .formats import authors_json, mat, npz, png
-from .formats.entries import Key, stem
+from .formats.entries import Key, stem, tails
 
 # By format: what its files' names end with, and what it is.
 FORMATS = {
@@ -146,14 +146,14 @@ class _Folder:
 
 
 def _names(name: str) -> Iterator[str]:
-    """What a picture's proposals may be called: with all of its folders first, then with fewer, then without.
+    """What a picture's proposals may be called: its `tails`.
 
     COCO's pictures have longer names in the data sets of 2014 and 2015 than later, and proposals carry either.
     """
-    parts = [part for part in PurePath(stem(name)).parts if part not in ("/", "\\", "..", ".")]
-    for start in range(len(parts)):
-        yield "/".join(parts[start:])
-    digits = re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", parts[-1]) if parts else None
+    short = None
+    for short in tails(name):
+        yield short
+    digits = re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", short or "")
     if digits:
         for prefix in ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2014_", "COCO_test2015_"):
             yield prefix + digits[1]

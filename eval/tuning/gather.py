@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter
 from prm.accelerated.retrieval import Fit, fit
@@ -89,6 +88,6 @@ def _picture(segmenter: Segmenter, sample, proposals: Proposals, rules: Sequence
     return Picture(
         labels=labels, share=found.share.cpu().numpy(), rules=passing, fitted=fitted, inside=inside, contour=contour,
         present=np.isin(labels, sample.labels),
-        truth=None if sample.masks is None else Proposals.from_masks(torch.from_numpy(sample.masks)),
+        truth=None if sample.masks is None else Proposals.from_masks(sample.masks),
         true_labels=sample.mask_labels,
     )  # fmt: skip

@@ -8,6 +8,7 @@ entries are kept. The entries are read from there when they are wanted.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ from prm.accelerated.retrieval import Proposals
 from prm.files import reason
 
 from ...pictures.coco_masks import encoded
-from .entries import Key, checked_scores, first, natural, stem
+from .entries import Key, checked_scores, first, natural, stem, tails
 from .regions import from_dense
 
 # Where to find entries of one picture that follow each other: first and one past last byte, number of the first entry.
@@ -90,25 +91,33 @@ class CocoResults:
         """What the picture may be called, the surest first."""
         if image_id is not None:
             return [_as_key(image_id)]
-        short = PurePath(stem(name)).name
-        return [names.get(short), self.names.get(stem(name), self.names.get(short)), _as_key(name)]
+        by_name = (next((known[t] for t in tails(name) if t in known), None) for known in (names, self.names))
+        return [*by_name, _as_key(name)]
 
 
 def image_ids(path: str | Path) -> dict[str, Key]:
-    """The ids in a COCO annotation file's images table, by file name without suffix, with and without its folders.
+    """The ids in a COCO annotation file's images table, by file name without suffix: with its folders, and without them
+    where no other picture is called the same.
 
     Raises InputError where the file has no such table.
     """
     try:
         images = json.loads(Path(path).read_bytes())["images"]
-        found = [(stem(image["file_name"]), _as_key(image["id"])) for image in images]
+        known = {_called(image["file_name"]): _as_key(image["id"]) for image in images}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: is no annotation file: it needs 'images', a list of objects with 'id' and 'file_name'"
         ) from error
-    return {PurePath(name).name: key for name, key in found} | dict(found)
+    short = {name: PurePath(name).name for name in known}
+    count = Counter(short.values())
+    return {short[name]: key for name, key in known.items() if count[short[name]] == 1} | known
+
+
+def _called(file_name: str) -> str:
+    """A picture's name with all of its folders and without suffix, as the first of its `tails`."""
+    return next(tails(file_name), file_name)
 
 
 def _as_key(image_id: object) -> Key:
@@ -164,7 +173,7 @@ def _walk(text: str, names: dict[str, Key]) -> Iterator[tuple[Key, int, int, int
         except (TypeError, OverflowError) as error:
             raise ValueError(f"entry {number}: image_id must be a whole number or text") from error
         if isinstance(entry.get("file_name"), str):
-            names[PurePath(stem(entry["file_name"])).name] = key
+            names[_called(entry["file_name"])] = key
         yield key, place, end, number
         between = _BETWEEN.match(text, end)
         if between is None:

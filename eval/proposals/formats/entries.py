@@ -1,7 +1,7 @@
 """What the readers of proposal files share: names, sizes, scores, and which entries a limit leaves."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -18,6 +18,13 @@ def stem(name: str) -> str:
     """A picture's file name, perhaps with folders, without its suffix; an identifier (which may hold dots) as it is."""
     suffix = PurePath(name).suffix
     return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+
+
+def tails(name: str) -> Iterator[str]:
+    """A picture's name without suffix: with all of its folders first, then with fewer, then without."""
+    parts = [part for part in PurePath(stem(name)).parts if part not in ("/", "\\", "..", ".")]
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
 
 
 def natural(path: PurePath) -> list:

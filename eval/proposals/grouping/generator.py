@@ -8,6 +8,7 @@ from skimage.color import rgb2hsv, rgb2lab
 from skimage.transform import resize
 
 from prm import InputError
+from prm.accelerated.inputs import is_giant, reduced
 from prm.accelerated.retrieval import Proposals
 
 from .hierarchies import hierarchies
@@ -15,7 +16,8 @@ from .layers import Picture
 from .level_sets import level_sets
 from .ranking import rank
 
-# Raised whenever the same settings give other proposals than before; part of the cache's key.
+# Raised whenever the same settings give other proposals than before; part of the cache's key. (It was not when giant
+# pictures, of more than 2048 pixels, came to be reduced in 8 bits.)
 VERSION = 2
 
 
@@ -81,11 +83,17 @@ def check(image: np.ndarray, limit: int) -> None:
 
 
 def _working_image(image: np.ndarray, max_side: int) -> np.ndarray:
-    """The picture as (h, w, 3) float32 in 0 .. 1, its longer side at most max_side."""
+    """The picture as (h, w, 3) float32 in 0 .. 1, its longer side at most max_side.
+
+    A giant one is reduced in 8 bits first: float64 would take 25 times its memory.
+    """
     factor = max_side / max(image.shape[:2])
     if factor >= 1:
         return image.astype(np.float32) / 255
-    shape = [max(1, round(side * factor)) for side in image.shape[:2]]
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    shape = height, width
+    if is_giant(image, shape):
+        return reduced(image, shape).astype(np.float32) / 255
     return resize(image, shape, anti_aliasing=True).astype(np.float32)
 
 
