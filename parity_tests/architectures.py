@@ -98,13 +98,10 @@ class WrittenOutNorm(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
 
     def forward(self, x):
-        mean = x.mean(1, keepdim=True)
-        var = (x - mean).pow(2).mean(1, keepdim=True)
-        x = (x - mean) / torch.sqrt(var + 1e-6)
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
+        x = x - x.mean(1, keepdim=True)
+        return x / torch.sqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
 
 
 def convnext_paper(norm=LayerNorm2d):

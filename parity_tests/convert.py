@@ -4,6 +4,7 @@ Written for the tests and independent of the fast path's own tracing, so that ne
 Torch counts axes with the batch in front, the oracle without: axis 1 here is axis 0 there.
 """
 
+import inspect
 import operator
 from dataclasses import dataclass
 from types import FunctionType
@@ -164,10 +165,13 @@ class _Conversion:
             self.refuse(f"module {type(module).__name__} has no counterpart")
         if getattr(module, "padding_mode", "zeros") != "zeros":
             self.refuse(f"padding mode {module.padding_mode!r}")
-        function, *names = MODULES[type(module)]
-        given = {name: getattr(module, name) for name in names}
+        function = MODULES[type(module)]
+        names = getattr(function, "names", inspect.signature(function).parameters)
+        given = {name: getattr(module, name) for name in names if hasattr(module, name)}
         if isinstance(module, nn.InstanceNorm2d):
             given["use_input_stats"] = not module.track_running_stats
+        if isinstance(module, nn.ConstantPad2d):
+            given["pad"] = module.padding
         return function(self, x, **given)
 
     def axis(self, dim):
@@ -265,10 +269,10 @@ def _interpolate(
     return self.emit("interpolate", (x,), **params, size=tuple(_entry(entry) for entry in size))
 
 
-def _pad(self, x, padding, mode="constant", value=None):
+def _pad(self, x, pad, mode="constant", value=None):
     if mode != "constant" or value:
         self.refuse("padding that is not zeros")
-    return self.emit("zero_pad", (x,), padding=(*padding, 0, 0)[:4] if len(padding) == 2 else tuple(padding))
+    return self.emit("zero_pad", (x,), padding=(*pad, 0, 0)[:4])
 
 
 def _same(self, x, *args, **kwargs):
@@ -297,6 +301,7 @@ def _activation(op, names):
         params = dict(zip(names, args)) | kwargs
         return self.emit(op, (x,), **{{"negative_slope": "slope"}.get(name, name): params[name] for name in params})
 
+    convert.names = names
     return convert
 
 
@@ -456,56 +461,41 @@ ACTIVATIONS = {
 _activations = {name: _activation(name, names) for name, (_, *names) in ACTIVATIONS.items()}
 _add, _sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
 _mul, _div = _arithmetic("multiply", operator.mul), _arithmetic("divide", operator.truediv)
-_adaptive_avg, _adaptive_max = _adaptive("adaptive_avg_pool2d"), _adaptive("adaptive_max_pool2d")
+_adaptive_avg_pool2d, _adaptive_max_pool2d = _adaptive("adaptive_avg_pool2d"), _adaptive("adaptive_max_pool2d")
+
+
+def _named(*names):
+    return {name: globals()[f"_{name}"] for name in names}
+
 
 # of torch.nn.functional alone: torch's own of the same name take other arguments
-LAYERS = {
-    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm,
-    "group_norm": _group_norm, "instance_norm": _instance_norm, "local_response_norm": _local_response_norm,
-    "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "adaptive_avg_pool2d": _adaptive_avg,
-    "adaptive_max_pool2d": _adaptive_max, "interpolate": _interpolate, "pad": _pad, "dropout": _dropout,
-    "dropout2d": _dropout, "prelu": _prelu,
-}  # fmt: skip
+LAYERS = _named("conv2d", "linear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm",
+                "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "pad", "prelu",
+                "dropout")  # fmt: skip
 # of torch, as methods, and where torch.nn.functional has them
-CALLS = {
-    **_activations, "softmax": _softmax, "add": _add, "sub": _sub, "mul": _mul, "div": _div, "cat": _cat,
-    "concat": _cat, "chunk": _chunk, "split": _split, "flatten": _flatten, "reshape": _reshape, "permute": _permute,
-    "transpose": _transpose, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "mean": _mean,
-}  # fmt: skip
+CALLS = _activations | _named("softmax", "add", "sub", "mul", "div", "cat", "chunk", "split", "flatten", "reshape",
+                              "permute", "transpose", "squeeze", "unsqueeze", "mean")  # fmt: skip
 CALLS |= {f"{name}_": function for name, function in CALLS.items()}
 METHODS = {
-    **CALLS, "view": _reshape, "expand": _expand, "expand_as": _expand_as, "size": _size, "contiguous": _same,
-    "clone": lambda self, x: self.emit("identity", (x,)), "detach": _same,
+    **CALLS, **_named("expand", "expand_as", "size"), "view": _reshape, "contiguous": _same, "detach": _same,
+    "clone": lambda self, x: self.emit("identity", (x,)),
 }  # fmt: skip
 FUNCTIONS = {
-    **{getattr(F, name): function for name, function in LAYERS.items()}, torch.conv2d: _conv2d,
+    **{getattr(F, name): function for name, function in LAYERS.items()},
     **{getattr(owner, name): function for owner in (F, torch) for name, function in CALLS.items()
        if hasattr(owner, name)},
+    torch.conv2d: _conv2d, torch.concat: _cat, F.dropout2d: _dropout, getattr: _getattr, operator.getitem: _getitem,
     operator.add: _add, operator.iadd: _add, operator.sub: _sub, operator.mul: _mul, operator.imul: _mul,
-    operator.truediv: _div, operator.floordiv: lambda self, x, y: x // y, operator.getitem: _getitem, getattr: _getattr,
+    operator.truediv: _div, operator.floordiv: lambda self, x, y: x // y,
 }  # fmt: skip
-# a type -> its function, and the attributes that it is called with
-STATISTICS = ("running_mean", "running_var", "weight", "bias", "eps")
-SIZES = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+# a type -> its function, which is called with those of the module's attributes that are named like its parameters
 MODULES = {
-    nn.Conv2d: (_conv2d, "weight", "bias", "stride", "padding", "dilation", "groups"),
-    nn.Linear: (_linear, "weight", "bias"),
-    nn.LayerNorm: (_layer_norm, "normalized_shape", "weight", "bias", "eps"),
-    nn.GroupNorm: (_group_norm, "num_groups", "weight", "bias", "eps"),
-    nn.InstanceNorm2d: (_instance_norm, *STATISTICS),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), (_batch_norm, *STATISTICS)),
-    nn.LocalResponseNorm: (_local_response_norm, "size", "alpha", "beta", "k"),
-    nn.MaxPool2d: (_max_pool2d, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    nn.AvgPool2d: (
-        _avg_pool2d, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
-    ),
-    nn.AdaptiveAvgPool2d: (_adaptive_avg, "output_size"),
-    nn.AdaptiveMaxPool2d: (_adaptive_max, "output_size", "return_indices"),
-    **dict.fromkeys((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d), (_interpolate, *SIZES)),
-    **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad2d), (_pad, "padding", "value")),
-    nn.Flatten: (_flatten, "start_dim", "end_dim"),
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), (_same,)),
-    nn.PReLU: (_prelu, "weight"),
-    nn.Softmax: (_softmax, "dim"),
-    **{kind: (_activations[name], *names) for name, (kind, *names) in ACTIVATIONS.items()},
+    nn.Conv2d: _conv2d, nn.Linear: _linear, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _layer_norm, nn.GroupNorm: _group_norm, nn.InstanceNorm2d: _instance_norm,
+    nn.LocalResponseNorm: _local_response_norm, nn.MaxPool2d: _max_pool2d, nn.AvgPool2d: _avg_pool2d,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d, nn.AdaptiveMaxPool2d: _adaptive_max_pool2d,
+    nn.Upsample: _interpolate, nn.UpsamplingBilinear2d: _interpolate, nn.UpsamplingNearest2d: _interpolate,
+    nn.ZeroPad2d: _pad, nn.ConstantPad2d: _pad, nn.Flatten: _flatten, nn.PReLU: _prelu, nn.Softmax: _softmax,
+    nn.Identity: _same, nn.Dropout: _same, nn.Dropout2d: _same,
+    **{kind: _activations[name] for name, (kind, *_) in ACTIVATIONS.items()},
 }  # fmt: skip

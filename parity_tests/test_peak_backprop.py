@@ -245,18 +245,25 @@ def test_what_has_no_rule_is_refused_before_any_forward_pass(kind):
     assert not ran
 
 
-def test_a_layer_norm_that_turns_out_to_mix_images_is_refused():
-    m = model(lambda m, x: F.layer_norm(m.c(x), (2, 2, 7, 7)), c=conv(3, 2, 3))
-    with pytest.raises(NotImplementedError, match="images of a batch"):
-        PeakBackprop(m).prepare(pictures(9, 9))
+AT_THE_PICTURE = {
+    "a layer norm that turns out to mix images": (
+        model(lambda m, x: F.layer_norm(m.c(x), (2, 2, 7, 7)), c=conv(3, 2, 3)), pictures(9, 9), "images of a batch",
+    ),
+    "no maps": (
+        nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval(),
+        torch.rand(1, 3, 9, 9), "fully_convolutional",
+    ),
+    "no batch": (SmallCnn(["plain"], 0), torch.rand(3, 9, 9), r"\(N, channels, H, W\)"),
+    "not a number": (SmallCnn(["plain"], 0), torch.rand(3, 3, 9, 9).index_fill_(0, torch.tensor(1), float("nan")),
+                     "image 1.*class 0"),
+}  # fmt: skip
 
 
-def test_outputs_that_are_no_maps_are_refused():
-    classifier = nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    with pytest.raises(ValueError, match="fully_convolutional"):
-        PeakBackprop(classifier).prepare(torch.rand(1, 3, 9, 9))
-    with pytest.raises(ValueError, match=r"\(N, channels, H, W\)"):
-        PeakBackprop(SmallCnn(["plain"], 0)).prepare(torch.rand(3, 9, 9))
+@pytest.mark.parametrize("kind", AT_THE_PICTURE)
+def test_what_only_a_picture_tells_is_refused(kind):
+    module, images, message = AT_THE_PICTURE[kind]
+    error = NotImplementedError if "mix" in kind else ValueError
+    refused(lambda: PeakBackprop(module).prepare(images), match=message, error=error)
 
 
 @pytest.mark.parametrize(
@@ -270,13 +277,6 @@ def test_options_out_of_range_are_refused(option, values, message):
     for value in values:
         with pytest.raises(ValueError, match=message):
             PeakBackprop(SmallCnn(["plain"], 0), **{option: value})
-
-
-def test_non_finite_maps_are_named():
-    images = torch.rand(3, 3, 9, 9)
-    images[1, 0, 4, 4] = float("nan")
-    with pytest.raises(ValueError, match=r"image 1.*class 0"):
-        PeakBackprop(SmallCnn(["plain"], 0)).prepare(images)
 
 
 # ---- the operators

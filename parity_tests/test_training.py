@@ -408,17 +408,17 @@ def test_a_disk_that_fills_up_in_training(tmp_path, monkeypatch):
     assert len(run(tmp_path, resume=True)) == SMALL.epochs
 
 
-def test_missing_checkpoints(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path / "nowhere.json", tmp_path):
-        refused(lambda path=path: use(path), path)
+NO_PAGE = [b"", b"[]", b"3", b"null", b'"a"', b"{}", b"{", b'{"format": "other"}', b"\x89PNG\r\n\x1a\n\xff", b"\0" * 9]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"[]", b"3", b"null", b'"text"', b"{}", b"{", b'{"format": "other"}', b"\x89PNG\r\n\x1a\n\xff", b"\0" * 9],
-)
+@pytest.mark.parametrize("content", [None, *NO_PAGE])
 def test_files_that_are_no_checkpoint(content, tmp_path):
     path = tmp_path / "checkpoint.json"
+    if content is None:
+        refused(lambda: use(path), path)
+        refused(lambda: use(tmp_path), tmp_path)
+        refused(lambda: use(tmp_path / "nowhere"), tmp_path / "nowhere")
+        return
     path.write_bytes(content)
     refused(lambda: use(path), path)
     # nor does a run that is told to resume, or one that would write there, end in a traceback
@@ -426,15 +426,15 @@ def test_files_that_are_no_checkpoint(content, tmp_path):
 
 
 def test_damaged_and_missing_weights(trained):
-    name = page_of(trained)["files"]["weights"]["name"]
-    content = (trained / name).read_bytes()
+    path = trained / page_of(trained)["files"]["weights"]["name"]
+    content = path.read_bytes()
     for damaged in (content[:-9], content[:-1] + bytes([content[-1] ^ 1]), b""):
-        (trained / name).write_bytes(damaged)
-        refused(lambda: use(trained), name)
-    (trained / name).unlink()
-    refused(lambda: use(trained), name)
-    (trained / name).mkdir()
-    refused(lambda: use(trained), name)
+        path.write_bytes(damaged)
+        refused(lambda: use(trained), path.name)
+    for put in (lambda: None, path.mkdir):
+        path.unlink(missing_ok=True)
+        put()
+        refused(lambda: use(trained), path.name)
 
 
 # what a page's field may not be; LACKING: the field is not there at all

@@ -204,11 +204,6 @@ def signs(norm):
     return norm
 
 
-def shuffled(y):
-    n, c, h, w = y.shape
-    return y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
-
-
 def parameter(*values):
     return nn.Parameter(torch.tensor(values))
 
@@ -251,8 +246,9 @@ def excited(m, y):
 
 LAYERS = {
     "stride": inside(lambda m, y: F.relu(y), conv(3, 4, 3, 2), conv(4, 2, 2)),
-    "dilation": inside(lambda m, y: F.relu(y), conv(3, 4, (3, 2), 1, 2, 2)),
-    "groups": inside(lambda m, y: m.g(y), g=conv(4, 8, 3, 2, 1, 2, 4), h=conv(8, 2, 1)),
+    "strided shortcut": inside(
+        lambda m, y: F.relu(m.a(y) + m.b(y)), a=conv(4, 4, 3, 2, 1), b=conv(4, 4, 1, 2), h=conv(4, 2, 3, padding=1)
+    ),
     "padding same, even kernel": inside(
         lambda m, y: F.relu(y), conv(3, 4, (4, 2), padding="same"), conv(4, 2, 2, padding="same")
     ),
@@ -349,7 +345,6 @@ LAYERS = {
         c=conv(3, 2, 3),
     ),
     "one row": inside(lambda m, y: torch.cat([y, y[..., 1, :].unsqueeze(-2)], 2)),
-    "channel shuffle": inside(lambda m, y: shuffled(y), h=conv(4, 2, 2)),
     "pooling pyramid": inside(
         lambda m, y: torch.cat([y, F.adaptive_avg_pool2d(y, 1).expand_as(y)], 1), h=conv(8, 2, 1)
     ),
@@ -371,10 +366,6 @@ LAYERS = {
     "modules called squeeze, mean and add": model(
         lambda m, x: (lambda y: m.add(torch.sigmoid(y) * m.squeeze(m.mean(y))))(m.c(x)),
         c=conv(3, 4, 3), squeeze=conv(4, 4, 1), mean=avg(3, 1, 1), add=conv(4, 2, 1),
-    ),
-    "several consumers": model(
-        lambda m, x: (lambda y: m.h(torch.cat([m.a(y), m.b(y), y], 1)))(F.relu(m.c(x))),
-        c=conv(3, 4, 3), a=three(4), b=conv(4, 4, 5, padding=2), h=conv(12, 2, 1),
     ),
     "activations": inside(
         lambda m, y: F.leaky_relu(m.a(y), 0.2) + F.hardswish(y), h=conv(4, 2, 2),
