@@ -46,11 +46,12 @@ def fine_maps(shape, seed=0):
 # ---- against the oracle
 
 
-@pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(
-    ("dtype", "choice"),
-    [("float32", "default"), ("float32", "small"), ("bfloat16", "small"), ("float16", "default")],
-)
+    ("name", "dtype", "choice"),
+    [("peak_stimulation.forward", "float32", "small"), ("peak_stimulation.forward", "bfloat16", "small"),
+     ("peak_stimulation.forward", "float16", "default"), ("peak_stimulation.backward", "float32", "small"),
+     ("peak_stimulation.backward", "float16", "default")],
+)  # fmt: skip
 def test_rows_of_the_conformance_table(name, dtype, choice, request):
     with launching.using(choice):
         assert_row(request, name, dtype, KERNELS[name], 8)
