@@ -28,17 +28,21 @@ suite: $(INSTALLED)
 commands: $(INSTALLED)
 	$(BIN)/python -m pytest $(COMMAND_TESTS)
 
-# The GPU kernels on a machine without a GPU: in Triton's interpreter against the oracle, and compiled for six targets.
+# The GPU kernels on a machine without a GPU: in Triton's interpreter against the oracle, and compiled for a
+# GPU of each maker.
 kernels: $(INSTALLED)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
 	$(BIN)/python -m pytest parity_tests/test_kernels_compile.py parity_tests/test_kernels_bench.py
 
-# The comparison of the fast path with the oracle on many more cases: about an hour; that of the kernels another one.
+# The comparison of the fast path with the oracle on many more cases: about an hour; that of the kernels another one. Then
+# that of the separate implementation, and the kernels compiled for six GPUs.
 parity-long: $(INSTALLED)
 	$(BIN)/prm parity run --examples 10000 --networks 2000 --json parity-long.json
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS) --kernel-examples 300
+	$(BIN)/prm parity run --implementation prm.parity_tests.scipy_port:port
+	$(BIN)/python -m pytest parity_tests/test_kernels_compile.py --all-targets
 
-# Whether the tests would notice: some 120 mistakes, one at a time, in copies of the project. Before a release.
+# Whether the tests would notice: some 200 mistakes, one at a time, in copies of the project. Before a release.
 mutants: $(INSTALLED)
 	$(BIN)/python -m prm.parity_tests.mutants
 

@@ -4,9 +4,10 @@ Written for the tests and independent of the fast path's own tracing, so that ne
 Torch counts axes with the batch in front, the oracle without: axis 1 here is axis 0 there.
 """
 
+import inspect
 import operator
 from dataclasses import dataclass
-from typing import Any
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -58,23 +59,13 @@ class _Dim:
     __floordiv__ = __rmul__ = __mul__
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What chunk and split return: the parts are taken out by index."""
-
-    name: str
-    axis: int
-    chunks: int | None = None
-    sizes: Any = None
-
-
 def _symbolic(values):
     """Whether anything in the nested values stands for a tensor of the network or its size."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, (tuple, list)):
         return any(_symbolic(v) for v in values)
-    return isinstance(values, (_Ref, _Shape, _Dim, _Computed, _Parts))
+    return isinstance(values, (_Ref, _Shape, _Dim, _Computed, FunctionType))
 
 
 def _array(tensor):
@@ -90,10 +81,11 @@ def _pair(value):
 
 class _Conversion:
     def __init__(self, traced):
-        self.traced, self.nodes, self.env, self.where = traced, [], {}, ""
+        self.traced, self.nodes, self.env = traced, [], {}
         self.modules = dict(traced.named_modules())
         for node in traced.graph.nodes:
             self.where = f"{node.target} ({node.name})"
+            self.path = {"placeholder": node.name, "call_module": node.target}.get(node.op)
             if node.op == "output":
                 output = self.tensor(self.value(node.args[0]))
             else:
@@ -120,8 +112,9 @@ class _Conversion:
             return self.emit("constant", (), value=np.float64(value)).name
         return self.refuse(f"{value!r} is no tensor")
 
-    def emit(self, op, inputs, name=None, **params):
-        name = name or f"{op}_{len(self.nodes)}"
+    def emit(self, op, inputs, **params):
+        """A node, named after the module that is visited, if any."""
+        name = self.path or f"{op}_{len(self.nodes)}"
         taken = [node.name for node in self.nodes]
         calls = sum(other == name or other.startswith(name + "#") for other in taken)
         name = f"{name}#{calls + 1}" if calls else name
@@ -149,30 +142,37 @@ class _Conversion:
     def visit(self, node):
         args, kwargs = self.value(node.args), self.value(dict(node.kwargs))
         if node.op == "placeholder":
-            return self.emit("input", (), name=node.name)
+            return self.emit("input", ())
         if node.op == "get_attr":
-            value = self.traced
-            for part in node.target.split("."):
-                value = getattr(value, part)
-            return value
+            return operator.attrgetter(node.target)(self.traced)
         if node.op == "call_module":
-            module = self.modules[node.target]
-            if type(module) not in MODULES:
-                self.refuse(f"module {type(module).__name__} has no counterpart")
-            return MODULES[type(module)](self, module, node.target, args[0])
+            return self.layer(self.modules[node.target], args[0])
         if not _symbolic((args, kwargs)):  # parameters and numbers among themselves
+            function = node.target if node.op == "call_function" else getattr(type(args[0]), node.target)
             with torch.no_grad():
-                return (
-                    node.target(*args, **kwargs)
-                    if node.op == "call_function"
-                    else getattr(args[0], node.target)(*args[1:], **kwargs)
-                )
+                return function(*args, **kwargs)
         if getattr(node.target, "__name__", "") == "stochastic_depth":
-            return _stochastic_depth(self, *args, **kwargs)
+            x, p, _, *training = args
+            return _dropout(self, x, p, *training, **kwargs)
         table = FUNCTIONS if node.op == "call_function" else METHODS
         if node.target not in table:
             self.refuse("no counterpart")
         return table[node.target](self, *args, **kwargs)
+
+    def layer(self, module, x):
+        """A module's function, called with its attributes of the same names."""
+        if type(module) not in MODULES:
+            self.refuse(f"module {type(module).__name__} has no counterpart")
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            self.refuse(f"padding mode {module.padding_mode!r}")
+        function = MODULES[type(module)]
+        names = getattr(function, "names", inspect.signature(function).parameters)
+        given = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        if isinstance(module, nn.InstanceNorm2d):
+            given["use_input_stats"] = not module.track_running_stats
+        if isinstance(module, nn.ConstantPad2d):
+            given["pad"] = module.padding
+        return function(self, x, **given)
 
     def axis(self, dim):
         """Torch's axis, with the batch in front, as the oracle's."""
@@ -181,128 +181,98 @@ class _Conversion:
         return dim - 1 if dim > 0 else dim
 
 
-# ---- layers: name is the module's path, None for a function
+# ---- layers: functions as torch calls them, the conversion first
 
 
-def _conv2d(self, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, name=None):
+def _conv2d(self, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     if padding == "same":
         spans = [d * (k - 1) for k, d in zip(weight.shape[2:], _pair(dilation))]
         (top, bottom), (left, right) = ((span // 2, span - span // 2) for span in spans)
         padding = (left, right, top, bottom)
     padding = 0 if padding == "valid" else padding
     params = {"stride": _pair(stride), "padding": padding, "dilation": _pair(dilation), "groups": groups}
-    return self.emit("conv2d", (x,), name, weight=_array(weight), bias=_array(bias), **params)
+    return self.emit("conv2d", (x,), weight=_array(weight), bias=_array(bias), **params)
 
 
-def _conv2d_module(self, m, name, x):
-    if m.padding_mode != "zeros":
-        self.refuse(f"padding mode {m.padding_mode!r}")
-    return _conv2d(self, x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups, name)
+def _linear(self, x, weight, bias=None):
+    return self.emit("linear", (x,), weight=_array(weight), bias=_array(bias))
 
 
-def _linear(self, x, weight, bias=None, name=None):
-    return self.emit("linear", (x,), name, weight=_array(weight), bias=_array(bias))
+def _statistics(mean, var, weight, bias):
+    return {name: _array(value) for name, value in zip(("mean", "var", "weight", "bias"), (mean, var, weight, bias))}
 
 
-def _batch_norm(self, x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, name=None):
-    if training or mean is None:
+def _batch_norm(self, x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if training or running_mean is None:
         self.refuse("batch norm in training mode")
-    arrays = {"mean": _array(mean), "var": _array(var), "weight": _array(weight), "bias": _array(bias)}
-    return self.emit("batch_norm", (x,), name, **arrays, eps=eps)
+    return self.emit("batch_norm", (x,), **_statistics(running_mean, running_var, weight, bias), eps=eps)
 
 
-def _batch_norm_module(self, m, name, x):
-    return _batch_norm(self, x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps, name=name)
-
-
-def _layer_norm(self, x, normalized_shape, weight=None, bias=None, eps=1e-5, name=None):
+def _layer_norm(self, x, normalized_shape, weight=None, bias=None, eps=1e-5):
     axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-    return self.emit("layer_norm", (x,), name, axes=axes, weight=_array(weight), bias=_array(bias), eps=eps)
+    return self.emit("layer_norm", (x,), axes=axes, weight=_array(weight), bias=_array(bias), eps=eps)
 
 
-def _group_norm(self, x, num_groups, weight=None, bias=None, eps=1e-5, name=None):
-    return self.emit("group_norm", (x,), name, groups=num_groups, weight=_array(weight), bias=_array(bias), eps=eps)
+def _group_norm(self, x, num_groups, weight=None, bias=None, eps=1e-5):
+    return self.emit("group_norm", (x,), groups=num_groups, weight=_array(weight), bias=_array(bias), eps=eps)
 
 
 def _instance_norm(
-    self, x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
-    name=None,
-):  # fmt: skip
-    mean, var = (None, None) if use_input_stats else (running_mean, running_var)
-    arrays = {"mean": _array(mean), "var": _array(var), "weight": _array(weight), "bias": _array(bias)}
-    return self.emit("instance_norm", (x,), name, **arrays, eps=eps)
-
-
-def _instance_norm_module(self, m, name, x):
-    statistics = (m.running_mean, m.running_var)
-    return _instance_norm(self, x, *statistics, m.weight, m.bias, not m.track_running_stats, eps=m.eps, name=name)
-
-
-def _local_response_norm(self, x, size, alpha=1e-4, beta=0.75, k=1.0, name=None):
-    return self.emit("local_response_norm", (x,), name, size=size, alpha=alpha, beta=beta, k=k)
-
-
-def _max_pool2d(
-    self, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, name=None
+    self, x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
 ):
+    mean, var = (None, None) if use_input_stats else (running_mean, running_var)
+    return self.emit("instance_norm", (x,), **_statistics(mean, var, weight, bias), eps=eps)
+
+
+def _local_response_norm(self, x, size, alpha=1e-4, beta=0.75, k=1.0):
+    return self.emit("local_response_norm", (x,), size=size, alpha=alpha, beta=beta, k=k)
+
+
+def _windows(kernel_size, stride, padding):
+    return {"kernel": _pair(kernel_size), "stride": _pair(stride or kernel_size), "padding": _pair(padding)}
+
+
+def _max_pool2d(self, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     if return_indices:
         self.refuse("return_indices")
-    params = {"kernel": _pair(kernel_size), "stride": _pair(stride or kernel_size), "padding": _pair(padding)}
-    return self.emit("max_pool2d", (x,), name, **params, dilation=_pair(dilation), ceil_mode=ceil_mode)
-
-
-def _max_pool2d_module(self, m, name, x):
-    return _max_pool2d(self, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices, name)
+    where = _windows(kernel_size, stride, padding)
+    return self.emit("max_pool2d", (x,), **where, dilation=_pair(dilation), ceil_mode=ceil_mode)
 
 
 def _avg_pool2d(
-    self, x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
-    name=None,
-):  # fmt: skip
-    params = {"kernel": _pair(kernel_size), "stride": _pair(stride or kernel_size), "padding": _pair(padding)}
+    self, x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
     count = {"count_include_pad": count_include_pad, "divisor_override": divisor_override}
-    return self.emit("avg_pool2d", (x,), name, **params, ceil_mode=ceil_mode, **count)
-
-
-def _avg_pool2d_module(self, m, name, x):
-    count = (m.count_include_pad, m.divisor_override)
-    return _avg_pool2d(self, x, m.kernel_size, m.stride, m.padding, m.ceil_mode, *count, name)
+    return self.emit("avg_pool2d", (x,), **_windows(kernel_size, stride, padding), ceil_mode=ceil_mode, **count)
 
 
 def _adaptive(op):
-    def convert(self, x, output_size, return_indices=False, name=None):
+    def convert(self, x, output_size, return_indices=False):
         if return_indices:
             self.refuse("return_indices")
         size = output_size if isinstance(output_size, int) else tuple(_entry(entry) for entry in output_size)
-        return self.emit(op, (x,), name, size=size)
+        return self.emit(op, (x,), size=size)
 
     return convert
 
 
 def _interpolate(
     self, x, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None,
-    antialias=False, name=None,
+    antialias=False,
 ):  # fmt: skip
-    if antialias:
-        self.refuse("antialias")
+    if antialias or recompute_scale_factor:
+        self.refuse("antialias or recompute_scale_factor")
     params = {"mode": mode, "align_corners": bool(align_corners)}
-    if size is not None:
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        return self.emit("interpolate", (x,), name, **params, size=tuple(_entry(entry) for entry in size))
-    if recompute_scale_factor:
-        self.refuse("recompute_scale_factor")
-    return self.emit("interpolate", (x,), name, **params, scale=scale_factor)
+    if size is None:
+        return self.emit("interpolate", (x,), **params, scale=scale_factor)
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return self.emit("interpolate", (x,), **params, size=tuple(_entry(entry) for entry in size))
 
 
-def _upsample_module(self, m, name, x):
-    return _interpolate(self, x, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor, name=name)
-
-
-def _zero_pad(self, x, pad, mode="constant", value=None, name=None):
+def _pad(self, x, pad, mode="constant", value=None):
     if mode != "constant" or value:
         self.refuse("padding that is not zeros")
-    pad = (*pad, 0, 0)[:4] if len(pad) == 2 else tuple(pad)
-    return self.emit("zero_pad", (x,), name, padding=pad)
+    return self.emit("zero_pad", (x,), padding=(*pad, 0, 0)[:4])
 
 
 def _same(self, x, *args, **kwargs):
@@ -316,42 +286,24 @@ def _dropout(self, x, p=0.5, training=True, inplace=False):
     return x
 
 
-def _stochastic_depth(self, x, p, mode, training=True):
-    return _dropout(self, x, p, training)
+def _softmax(self, x, dim=None, **ignored):
+    return self.emit("softmax", (x,), axis=self.axis(dim))
 
 
-def _activation(op, *names, **fixed):
-    """names: the oracle's parameter for each of torch's positional ones, given by name as (torch's, oracle's) too."""
+def _prelu(self, x, weight):
+    return self.emit("prelu", (x,), weight=_array(weight))
 
-    def convert(self, x, *args, inplace=False, name=None, **kwargs):
-        params = {**fixed, **dict(zip([ours for _, ours in names], args))}
-        params |= {ours: kwargs[theirs] for theirs, ours in names if theirs in kwargs}
-        return self.emit(op, (x,), name, **params)
 
+def _activation(op, names):
+    """names: of torch's parameters, in order; the oracle's are the same, but for the slope."""
+
+    def convert(self, x, *args, inplace=False, **kwargs):
+        params = dict(zip(names, args)) | kwargs
+        return self.emit(op, (x,), **{{"negative_slope": "slope"}.get(name, name): params[name] for name in params})
+
+    convert.names = names
     return convert
 
-
-def _activation_module(function, *attributes):
-    return lambda self, m, name, x: function(self, x, **{key: getattr(m, key) for key in attributes}, name=name)
-
-
-def _prelu(self, x, weight, name=None):
-    return self.emit("prelu", (x,), name, weight=_array(weight))
-
-
-def _softmax(self, x, dim=None, name=None, **ignored):
-    return self.emit("softmax", (x,), name, axis=self.axis(dim))
-
-
-relu, relu6, silu = _activation("relu"), _activation("relu6"), _activation("silu")
-sigmoid, tanh, hardsigmoid = _activation("sigmoid"), _activation("tanh"), _activation("hardsigmoid")
-hardswish, mish, selu, erf = _activation("hardswish"), _activation("mish"), _activation("selu"), _activation("erf")
-leaky_relu = _activation("leaky_relu", ("negative_slope", "slope"))
-elu, celu = _activation("elu", ("alpha", "alpha")), _activation("celu", ("alpha", "alpha"))
-hardtanh = _activation("hardtanh", ("min_val", "min_val"), ("max_val", "max_val"))
-gelu = _activation("gelu", ("approximate", "approximate"))
-softplus = _activation("softplus", ("beta", "beta"), ("threshold", "threshold"))
-logsigmoid = _activation("logsigmoid")
 
 # ---- arithmetic and shapes
 
@@ -372,11 +324,21 @@ def _cat(self, tensors, dim=0):
 
 
 def _chunk(self, x, chunks, dim=0):
-    return _Parts(x.name, self.axis(dim), chunks=chunks)
+    """A function of the part's index; so is what split returns."""
+    axis = self.axis(dim)
+    return lambda index: self.emit("chunk", (x,), axis=axis, chunks=chunks, index=index % chunks)
 
 
 def _split(self, x, split_size_or_sections=None, dim=0, split_size=None):
-    return _Parts(x.name, self.axis(dim), sizes=split_size_or_sections or split_size)
+    axis, sizes = self.axis(dim), split_size_or_sections or split_size
+
+    def part(index):
+        if index < 0:
+            self.refuse("a part counted from the end")
+        before, size = (index * sizes, sizes) if isinstance(sizes, int) else (sum(sizes[:index]), sizes[index])
+        return self.emit("slice", (x,), axis=axis, start=before, stop=before + size)
+
+    return part
 
 
 def _getitem(self, x, index):
@@ -384,8 +346,8 @@ def _getitem(self, x, index):
         return _size(self, _Ref(x.name), index)
     if isinstance(x, (tuple, list)):
         return x[index]
-    if isinstance(x, _Parts):
-        return _part(self, x, index)
+    if isinstance(x, FunctionType):
+        return x(index)
     index = index if isinstance(index, tuple) else (index,)
     if any(not isinstance(i, (slice, int, type(None), type(Ellipsis))) for i in index):
         self.refuse(f"indexing by {index}")
@@ -412,20 +374,6 @@ def _getitem(self, x, index):
         if i is None:
             x = self.emit("unsqueeze", (x,), axis=self.axis(position))
     return x
-
-
-def _part(self, parts, index):
-    x = _Ref(parts.name)
-    if parts.chunks is not None:
-        if index < 0:
-            index += parts.chunks
-        return self.emit("chunk", (x,), axis=parts.axis, chunks=parts.chunks, index=index)
-    if index < 0:
-        self.refuse("a part counted from the end")
-    sizes = parts.sizes
-    start = index * sizes if isinstance(sizes, int) else sum(sizes[:index])
-    stop = start + (sizes if isinstance(sizes, int) else sizes[index])
-    return self.emit("slice", (x,), axis=parts.axis, start=start, stop=stop)
 
 
 def _getattr(self, x, name):
@@ -473,8 +421,8 @@ def _expand_as(self, x, other):
     return self.emit("expand", (x,), shape=tuple((other.name, axis) for axis in range(3)))  # a map's
 
 
-def _flatten(self, x, start_dim=0, end_dim=-1, name=None):
-    return self.emit("flatten", (x,), name, start=self.axis(start_dim), end=self.axis(end_dim))
+def _flatten(self, x, start_dim=0, end_dim=-1):
+    return self.emit("flatten", (x,), start=self.axis(start_dim), end=self.axis(end_dim))
 
 
 def _reshape(self, x, *shape):
@@ -501,148 +449,53 @@ def _mean(self, x, dim=None, keepdim=False, **ignored):
     return self.emit("mean", (x,), axes=axes, keepdims=keepdim)
 
 
-add, sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
-mul, div = _arithmetic("multiply", operator.mul), _arithmetic("divide", operator.truediv)
-adaptive_avg, adaptive_max = _adaptive("adaptive_avg_pool2d"), _adaptive("adaptive_max_pool2d")
+# ---- by torch's names
 
-MODULES = {
-    nn.Conv2d: _conv2d_module,
-    nn.Linear: lambda self, m, name, x: _linear(self, x, m.weight, m.bias, name),
-    nn.BatchNorm2d: _batch_norm_module,
-    nn.BatchNorm1d: _batch_norm_module,
-    nn.LayerNorm: lambda self, m, name, x: _layer_norm(self, x, m.normalized_shape, m.weight, m.bias, m.eps, name),
-    nn.GroupNorm: lambda self, m, name, x: _group_norm(self, x, m.num_groups, m.weight, m.bias, m.eps, name),
-    nn.InstanceNorm2d: _instance_norm_module,
-    nn.LocalResponseNorm: lambda self, m, name, x: _local_response_norm(self, x, m.size, m.alpha, m.beta, m.k, name),
-    nn.MaxPool2d: _max_pool2d_module,
-    nn.AvgPool2d: _avg_pool2d_module,
-    nn.AdaptiveAvgPool2d: lambda self, m, name, x: adaptive_avg(self, x, m.output_size, name=name),
-    nn.AdaptiveMaxPool2d: lambda self, m, name, x: adaptive_max(self, x, m.output_size, m.return_indices, name),
-    nn.Upsample: _upsample_module,
-    nn.UpsamplingBilinear2d: _upsample_module,
-    nn.UpsamplingNearest2d: _upsample_module,
-    nn.ZeroPad2d: lambda self, m, name, x: _zero_pad(self, x, m.padding, name=name),
-    nn.ConstantPad2d: lambda self, m, name, x: _zero_pad(self, x, m.padding, value=m.value, name=name),
-    nn.Flatten: lambda self, m, name, x: _flatten(self, x, m.start_dim, m.end_dim, name),
-    nn.Identity: lambda self, m, name, x: x,
-    nn.Dropout: lambda self, m, name, x: x,
-    nn.Dropout2d: lambda self, m, name, x: x,
-    nn.ReLU: _activation_module(relu),
-    nn.ReLU6: _activation_module(relu6),
-    nn.SiLU: _activation_module(silu),
-    nn.Sigmoid: _activation_module(sigmoid),
-    nn.Tanh: _activation_module(tanh),
-    nn.Hardsigmoid: _activation_module(hardsigmoid),
-    nn.Hardswish: _activation_module(hardswish),
-    nn.Mish: _activation_module(mish),
-    nn.SELU: _activation_module(selu),
-    nn.LogSigmoid: _activation_module(logsigmoid),
-    nn.LeakyReLU: _activation_module(leaky_relu, "negative_slope"),
-    nn.ELU: _activation_module(elu, "alpha"),
-    nn.CELU: _activation_module(celu, "alpha"),
-    nn.Hardtanh: _activation_module(hardtanh, "min_val", "max_val"),
-    nn.GELU: _activation_module(gelu, "approximate"),
-    nn.Softplus: _activation_module(softplus, "beta", "threshold"),
-    nn.PReLU: lambda self, m, name, x: _prelu(self, x, m.weight, name),
-    nn.Softmax: lambda self, m, name, x: _softmax(self, x, m.dim, name),
-}
+ACTIVATIONS = {
+    "relu": (nn.ReLU,), "relu6": (nn.ReLU6,), "silu": (nn.SiLU,), "sigmoid": (nn.Sigmoid,), "tanh": (nn.Tanh,),
+    "hardsigmoid": (nn.Hardsigmoid,), "hardswish": (nn.Hardswish,), "mish": (nn.Mish,), "selu": (nn.SELU,),
+    "logsigmoid": (nn.LogSigmoid,), "erf": (None,), "leaky_relu": (nn.LeakyReLU, "negative_slope"),
+    "elu": (nn.ELU, "alpha"), "celu": (nn.CELU, "alpha"), "hardtanh": (nn.Hardtanh, "min_val", "max_val"),
+    "gelu": (nn.GELU, "approximate"), "softplus": (nn.Softplus, "beta", "threshold"),
+}  # fmt: skip
+_activations = {name: _activation(name, names) for name, (_, *names) in ACTIVATIONS.items()}
+_add, _sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
+_mul, _div = _arithmetic("multiply", operator.mul), _arithmetic("divide", operator.truediv)
+_adaptive_avg_pool2d, _adaptive_max_pool2d = _adaptive("adaptive_avg_pool2d"), _adaptive("adaptive_max_pool2d")
 
-FUNCTIONS = {
-    F.conv2d: _conv2d,
-    torch.conv2d: _conv2d,
-    F.linear: _linear,
-    F.batch_norm: _batch_norm,
-    F.layer_norm: _layer_norm,
-    F.group_norm: _group_norm,
-    F.instance_norm: _instance_norm,
-    F.local_response_norm: _local_response_norm,
-    F.max_pool2d: _max_pool2d,
-    F.max_pool2d_with_indices: _max_pool2d,
-    torch.max_pool2d: _max_pool2d,
-    F.avg_pool2d: _avg_pool2d,
-    F.adaptive_avg_pool2d: adaptive_avg,
-    F.adaptive_max_pool2d: adaptive_max,
-    F.interpolate: _interpolate,
-    F.pad: _zero_pad,
-    F.dropout: _dropout,
-    F.dropout2d: _dropout,
-    F.softmax: _softmax,
-    torch.softmax: _softmax,
-    F.relu: relu,
-    torch.relu: relu,
-    torch.relu_: relu,
-    F.relu6: relu6,
-    F.silu: silu,
-    F.sigmoid: sigmoid,
-    torch.sigmoid: sigmoid,
-    F.tanh: tanh,
-    torch.tanh: tanh,
-    F.hardsigmoid: hardsigmoid,
-    F.hardswish: hardswish,
-    F.mish: mish,
-    F.selu: selu,
-    torch.erf: erf,
-    F.logsigmoid: logsigmoid,
-    F.leaky_relu: leaky_relu,
-    F.elu: elu,
-    F.celu: celu,
-    F.hardtanh: hardtanh,
-    F.gelu: gelu,
-    F.softplus: softplus,
-    F.prelu: _prelu,
-    operator.add: add,
-    operator.iadd: add,
-    torch.add: add,
-    operator.sub: sub,
-    torch.sub: sub,
-    operator.mul: mul,
-    operator.imul: mul,
-    torch.mul: mul,
-    operator.truediv: div,
-    torch.div: div,
-    operator.floordiv: lambda self, x, y: x // y,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.chunk: _chunk,
-    torch.split: _split,
-    torch.flatten: _flatten,
-    torch.reshape: _reshape,
-    torch.permute: _permute,
-    torch.transpose: _transpose,
-    torch.squeeze: _squeeze,
-    torch.unsqueeze: _unsqueeze,
-    torch.mean: _mean,
-    operator.getitem: _getitem,
-    getattr: _getattr,
-}
 
+def _named(*names):
+    return {name: globals()[f"_{name}"] for name in names}
+
+
+# of torch.nn.functional alone: torch's own of the same name take other arguments
+LAYERS = _named("conv2d", "linear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm",
+                "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "pad", "prelu",
+                "dropout")  # fmt: skip
+# of torch, as methods, and where torch.nn.functional has them
+CALLS = _activations | _named("softmax", "add", "sub", "mul", "div", "cat", "chunk", "split", "flatten", "reshape",
+                              "permute", "transpose", "squeeze", "unsqueeze", "mean")  # fmt: skip
+CALLS |= {f"{name}_": function for name, function in CALLS.items()}
 METHODS = {
-    "relu": relu,
-    "relu_": relu,
-    "sigmoid": sigmoid,
-    "sigmoid_": sigmoid,
-    "tanh": tanh,
-    "softmax": _softmax,
-    "add": add,
-    "add_": add,
-    "sub": sub,
-    "mul": mul,
-    "mul_": mul,
-    "div": div,
-    "chunk": _chunk,
-    "split": _split,
-    "flatten": _flatten,
-    "view": _reshape,
-    "reshape": _reshape,
-    "permute": _permute,
-    "transpose": _transpose,
-    "squeeze": _squeeze,
-    "unsqueeze": _unsqueeze,
-    "expand": _expand,
-    "expand_as": _expand_as,
-    "mean": _mean,
-    "size": _size,
-    "contiguous": _same,
+    **CALLS, **_named("expand", "expand_as", "size"), "view": _reshape, "contiguous": _same, "detach": _same,
     "clone": lambda self, x: self.emit("identity", (x,)),
-    "detach": _same,
-}
+}  # fmt: skip
+FUNCTIONS = {
+    **{getattr(F, name): function for name, function in LAYERS.items()},
+    **{getattr(owner, name): function for owner in (F, torch) for name, function in CALLS.items()
+       if hasattr(owner, name)},
+    torch.conv2d: _conv2d, torch.concat: _cat, F.dropout2d: _dropout, getattr: _getattr, operator.getitem: _getitem,
+    operator.add: _add, operator.iadd: _add, operator.sub: _sub, operator.mul: _mul, operator.imul: _mul,
+    operator.truediv: _div, operator.floordiv: lambda self, x, y: x // y,
+}  # fmt: skip
+# a type -> its function, which is called with those of the module's attributes that are named like its parameters
+MODULES = {
+    nn.Conv2d: _conv2d, nn.Linear: _linear, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _layer_norm, nn.GroupNorm: _group_norm, nn.InstanceNorm2d: _instance_norm,
+    nn.LocalResponseNorm: _local_response_norm, nn.MaxPool2d: _max_pool2d, nn.AvgPool2d: _avg_pool2d,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d, nn.AdaptiveMaxPool2d: _adaptive_max_pool2d,
+    nn.Upsample: _interpolate, nn.UpsamplingBilinear2d: _interpolate, nn.UpsamplingNearest2d: _interpolate,
+    nn.ZeroPad2d: _pad, nn.ConstantPad2d: _pad, nn.Flatten: _flatten, nn.PReLU: _prelu, nn.Softmax: _softmax,
+    nn.Identity: _same, nn.Dropout: _same, nn.Dropout2d: _same,
+    **{kind: _activations[name] for name, (kind, *_) in ACTIVATIONS.items()},
+}  # fmt: skip

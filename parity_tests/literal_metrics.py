@@ -3,9 +3,12 @@
 Nothing here is shared with `prm.eval.metrics`. Images are dicts of lists; a mask is a set of pixels. Undefined is NaN.
 """
 
+import contextlib
+import io
 import math
 
 import numpy as np
+import pytest
 
 NAN = float("nan")
 
@@ -340,3 +343,60 @@ def failures(masks: list, labels: list, scores: list, true: list, true_labels: l
         else:
             outcomes.append("missed")
     return outcomes, verdicts
+
+
+# ---- what several tests make their cases of
+
+
+def strips(*spans, length=20) -> np.ndarray:
+    """(K, 1, length) masks of one row, each set in its span [first, end)."""
+    masks = np.zeros((len(spans), 1, length), bool)
+    for mask, (first, end) in zip(masks, spans):
+        mask[0, first:end] = True
+    return masks
+
+
+def codes(masks) -> list[dict]:
+    """Masks (K, H, W) as COCO encodes them."""
+    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
+    return [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+
+
+def cocos_own(images, side: int, num_classes: int, thresholds=None):
+    """pycocotools' COCOeval, accumulated, of images (masks, labels, scores, true masks, true labels, more).
+
+    Masks as codes or arrays of side x side. more: "crowd" flags and "areas" of the true ones, where they are given.
+    """
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    from pycocotools.mask import area
+
+    def entries(image, masks, labels, **more):
+        encoded = masks if isinstance(masks, list) else codes(masks)
+        return [
+            {"image_id": image, "category_id": int(c), "segmentation": code, "area": float(area(code)), "iscrowd": 0}
+            | {name: float(values[k]) for name, values in more.items()}
+            for k, (code, c) in enumerate(zip(encoded, labels))
+        ]
+
+    true, found = [], []
+    for number, (masks, labels, scores, true_masks, true_labels, *rest) in enumerate(images, start=1):
+        more = {{"crowd": "iscrowd", "areas": "area"}[name]: v for part in rest for name, v in part.items()}
+        true += entries(number, true_masks, true_labels, **more)
+        found += entries(number, masks, labels, score=scores)
+    sides = COCO(), COCO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        for coco, annotations in zip(sides, (true, found)):
+            coco.dataset = {
+                "images": [{"id": n + 1, "height": side, "width": side} for n in range(len(images))],
+                "categories": [{"id": c, "name": str(c)} for c in range(num_classes)],
+                "annotations": [entry | {"id": n} for n, entry in enumerate(annotations, start=1)],
+            }
+            coco.createIndex()
+        evaluation = COCOeval(*sides, "segm")
+        if thresholds is not None:
+            evaluation.params.iouThrs = np.array(thresholds)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation

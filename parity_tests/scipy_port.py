@@ -381,6 +381,8 @@ def stimulate(M, window, threshold, upsample=1, f="dirac"):
         level = np.sort(values)[..., (values.shape[-1] - 1) // 2, None, None]
     elif threshold in ("mean", "max"):
         level = getattr(E, threshold)((2, 3), keepdims=True)
+        if threshold == "mean" and M.dtype != np.float64:
+            level = level.astype(np.float32)
     else:
         level = -np.inf if threshold is None else float(M.dtype.type(threshold))
     square = np.ones((1, 1, window, window), bool)

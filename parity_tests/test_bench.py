@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from prm import InputError
-from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop, segmenter
+from prm.accelerated import PeakBackprop, SegmentationSettings, peak_backprop
 from prm.accelerated.networks import smallnet
 from prm.accelerated.networks.resnet50 import ResNet50
-from prm.accelerated.retrieval import Proposals, choose, fit
+from prm.accelerated.retrieval import Proposals, choice, choose, fit
 from prm.eval.bench import STAGES, clock, competitors, inputs, report, retrieval, walk
 from prm.eval.bench import peaks as bench_peaks
 from prm.eval.bench.__main__ import MEASURES
@@ -207,8 +207,8 @@ def test_a_walk_that_is_not_the_oracles_has_none():
 
 
 def test_wrong_retrieval_and_wrong_peaks_have_none(monkeypatch):
-    score, pooled = segmenter.score, bench_peaks.pooled_peaks
-    monkeypatch.setattr(segmenter, "score", lambda sums, alpha, beta: score(sums, alpha, 2 * beta))
+    score, pooled = choice.score, bench_peaks.pooled_peaks
+    monkeypatch.setattr(choice, "score", lambda sums, alpha, beta: score(sums, alpha, 2 * beta))
     monkeypatch.setattr(bench_peaks, "pooled_peaks", lambda maps: (lambda s, p: (s, p[1:]))(*pooled(maps)))
     for row, table, variants in (
         (retrieval.measure_retrieval(12, 3, (60, 80), rounds=1), report.retrieval_table, 3),

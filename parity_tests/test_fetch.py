@@ -99,25 +99,20 @@ class Handler(BaseHTTPRequestHandler):
         entry.status = status
         self.send_response(status)
         body = b"" if status == 416 else content[start:]
-        if status == 206:
-            first = start + server.shift
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        if status == 416:
-            self.send_header("Content-Range", f"bytes */{len(content)}")
+        if status != 200:
+            place = f"{start + server.shift}-{len(content) - 1}" if status == 206 else "*"
+            self.send_header("Content-Range", f"bytes {place}/{len(content)}")
         if server.length != "none":
             self.send_header("Content-Length", str(len(body)) if server.length == "true" else server.length)
         for name, value in {"ETag": server.etag, "Last-Modified": server.modified, **server.headers}.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        body = body[: server.cuts.pop(0)] if server.cuts else body
-        if server.hold_after is not None:
-            self.wfile.write(body[: server.hold_after])
-            entry.sent += len(body[: server.hold_after])
-            server.go.wait(30)
-            return
+        body = (body[: server.cuts.pop(0)] if server.cuts else body)[: server.hold_after]
         entry.sent += len(body)
         self.wfile.write(body)
+        if server.hold_after is not None:
+            server.go.wait(30)
 
 
 @contextlib.contextmanager

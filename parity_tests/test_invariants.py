@@ -22,9 +22,11 @@ from prm.parity_tests.operators import (
     suppressed,
     visits,
 )
-from prm.parity_tests.strategies import SmallCnn, cnns, exact_maps
+from prm.parity_tests.strategies import cnns, exact_maps
 from prm.parity_tests.tolerances import NETWORK, assert_close
 from prm.parity_tests.torch_port import TorchPort
+from prm.parity_tests.walks import oracle_walks
+from prm.parity_tests.zoo import SmallCnn
 from prm.reference.network import forward
 from prm.reference.peak_backprop import start
 
@@ -69,6 +71,13 @@ def image_visits(port, case):
 def prms(port, case):
     """Maps, PRMs, leaked and empty of a case, as arrays."""
     return answered_walks(case, port, "float64").values()
+
+
+def walked(port, module, images, peaks, upsample):
+    """PRMs of peaks (n, class, row, column) of a module."""
+    if port is not prm.reference:
+        return port.walk_module(module, images, peaks, upsample)[1]
+    return np.stack([walk.prm for walk in oracle_walks(module, images, peaks, upsample)[1]])
 
 
 # ---- Eq. 4-5, a layer at a time
@@ -164,24 +173,6 @@ def test_a_prm_is_zero_outside_the_receptive_field(port, case):
         assert (prm_[~seen] == 0).all()
 
 
-@given(case=cnns())
-def test_many_peaks_and_images_in_one_pass_equal_one_at_a_time(port, case):
-    maps, found, leaked, empty = prms(port, case)
-    images = case.pictures()
-    for k, (n, *peak) in enumerate(case.positions(maps.shape)):
-        if port is prm.reference:
-            network = to_reference(case.module())
-            alone = port.network.walk(network, forward(network, images[n].numpy()), peak, case.upsample, case.signed)
-            one, lost, none = alone.prm, alone.leaked, alone.empty
-        else:
-            picture, position = images[n : n + 1].numpy(), np.array([[0, *peak]])
-            _, (one,), (lost,), (none,) = port.walk_module(
-                case.module(), picture, position, case.upsample, case.signed
-            )
-        assert_close(found[k], one, F64, f"PRM {k}", NETWORK)
-        assert abs(leaked[k] - lost) < 1e-9 and bool(empty[k]) == bool(none)
-
-
 MIRRORED = ("plain", "bare", "dilated", "grouped", "depthwise", "residual", "concat", "halves", "folded", "unfolded",
             "gate", "dense_norm", "branches", "separable_norm", "leaky")  # fmt: skip
 
@@ -197,16 +188,11 @@ def test_a_flipped_picture_flips_the_prm_of_a_symmetric_network(port, blocks, ca
     (H, W), upsample = case.size, case.upsample
     peaks = np.random.default_rng(seed).integers(0, (len(images), 3, upsample * H, upsample * W), (3, 4))
     flipped = peaks * [1, 1, 1, -1] + [0, 0, 0, upsample * W - 1]
-    if port is prm.reference:
-        network = to_reference(module)
-        walk = lambda images, peaks: np.stack([  # noqa: E731
-            port.network.walk(network, forward(network, images[n]), peak, upsample).prm for n, *peak in peaks
-        ])  # fmt: skip
-    else:
-        walk = lambda images, peaks: port.walk_module(module, images, peaks, upsample)[1]  # noqa: E731
-    assert_close(
-        walk(images[..., ::-1].copy(), flipped)[..., ::-1], walk(images, peaks), F64, "the flipped PRM", NETWORK
+    prm_, mirrored = (
+        walked(port, module, given, rows, upsample)
+        for given, rows in ((images, peaks), (images[..., ::-1].copy(), flipped))
     )
+    assert_close(mirrored[..., ::-1], prm_, F64, "the flipped PRM", NETWORK)
 
 
 # ---- Eq. 1-3

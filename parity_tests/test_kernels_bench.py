@@ -24,7 +24,7 @@ from prm.eval.bench.kernels.cases import cases
 from prm.eval.bench.kernels.table import TARGETS
 from prm.parity_tests import command
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 
 
 KERNELS = ("bench", "kernels")
@@ -333,11 +333,11 @@ def test_the_default_stays_where_nothing_is_clearly_faster():
     assert kernel_bench.least({"wide": [2.0], "torch": [3.0]}) == "wide"
 
 
-# ---- the README's block
+# ---- the block of docs/results.md
 
 
-def test_the_readme_says_what_the_files_say():
-    text = README.read_text()
+def test_the_page_of_results_says_what_the_files_say():
+    text = RESULTS.read_text()
     begin, end = text.index(kernel_report.BEGIN), text.index(kernel_report.END) + len(kernel_report.END)
     assert text[begin:end] == kernel_report.readme_block()
 

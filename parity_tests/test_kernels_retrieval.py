@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prm.accelerated import retrieval as fast
 from prm.parity_tests import operators
-from prm.parity_tests.kernel_lane import hold, hold_in_some_configuration, launching
+from prm.parity_tests.conformance import plan
+from prm.parity_tests.kernel_lane import assert_row, hold_in_some_configuration, launching
 from prm.parity_tests.tolerances import assert_equal
-from prm.reference import retrieval as oracle
 
 pytestmark = pytest.mark.usefixtures("where_kernels_run")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -48,23 +48,15 @@ def laid_out(values, layout):
     if layout == "one map again and again":
         return values[:1].expand(len(values), -1)
     if layout == "gaps":
-        wide = torch.full((2 * values.shape[0], 3 * values.shape[1] + 1), torch.nan, dtype=values.dtype)
+        wide = values.new_full((2 * values.shape[0], 3 * values.shape[1] + 1), torch.nan)
         wide[::2, 1::3] = values
         return wide[::2, 1::3]
     return values
 
 
-def random_maps(rng, count, length, dtype, layout="contiguous"):
+def random_maps(rng, count, length, dtype, device, layout="contiguous"):
     """(P, L) of values that bfloat16 can only round."""
-    return laid_out(torch.from_numpy(rng.random((count, length))).to(dtype), layout)
-
-
-def on_device(tensor, device):
-    """The tensor on another device, with its strides: a copy would have none of the gaps."""
-    if tensor.device == device or tensor.numel() == 0:
-        return tensor.to(device)
-    storage = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
-    return torch.as_strided(storage.to(device), tensor.shape, tensor.stride(), tensor.storage_offset())
+    return laid_out(torch.from_numpy(rng.random((count, length))).to(device, dtype), layout)
 
 
 def run_sums(maps, masks):
@@ -81,6 +73,14 @@ def assert_sums(sums, maps, masks):
     assert (error <= allowed).all(), f"{error.max()} at {np.unravel_index(error.argmax(), error.shape)}"
 
 
+ROWS = {"retrieval.score": {"run_sums"}, "retrieval.best_proposal": {"run_sums", "best_proposal"}}
+
+
+@pytest.mark.parametrize(("name", "dtype"), plan(only=list(ROWS)))
+def test_rows_of_the_conformance_table(name, dtype, configuration, request):
+    assert_row(request, name, dtype, ROWS[name], 3)
+
+
 # ---- sums over runs
 
 
@@ -88,7 +88,7 @@ def test_sums_over_masks(request, device):
     def case(seed, count, maps, height, width, dtype, layout):
         rng = np.random.default_rng(seed)
         masks = mask_stack(rng, count, (height, width))
-        values = on_device(random_maps(rng, maps, height * width, dtype, layout), device)
+        values = random_maps(rng, maps, height * width, dtype, device, layout)
         assert_sums(run_sums(values, encoded(masks, device)), values, masks)
 
     hold_in_some_configuration(
@@ -113,7 +113,7 @@ def test_several_of_everything(device, configuration):
     rng = np.random.default_rng(4)
     masks, count = ample(rng, configuration)
     for dtype in (torch.float32, torch.float64):
-        maps = random_maps(rng, count, masks.shape[-1], dtype).to(device)
+        maps = random_maps(rng, count, masks.shape[-1], dtype, device)
         assert_sums(run_sums(maps, encoded(masks, device)), maps, masks)
 
 
@@ -122,7 +122,7 @@ def test_equal_masks_have_equal_sums_and_so_have_equal_calls(device, configurati
     masks, count = ample(rng, configuration)
     places = [0, 1, len(masks) // 2, len(masks) - 1]
     masks[places] = masks[5]
-    maps = random_maps(rng, count, masks.shape[-1], torch.float64).to(device)
+    maps = random_maps(rng, count, masks.shape[-1], torch.float64, device)
     sums = run_sums(maps, encoded(masks, device))
     for place in places:
         assert_equal(sums[:, place], sums[:, 5], "sums over equal masks")
@@ -170,44 +170,21 @@ def test_a_value_that_is_not_finite_spoils_its_map(device, configuration, value)
 # ---- best proposal
 
 
-def first_greatest(scores, allowed):
-    """The oracle's choice: from the first on, only what is greater takes the place of the best."""
-    best = -1
-    for k in np.flatnonzero(allowed):
-        if best < 0 or scores[k] > scores[best]:
-            best = int(k)
-    return best
-
-
-def test_best_proposals(request, device, configuration):
+def test_best_proposals(request, device):
     def case(seed, rows, count, usable, dtype, layout):
         rng = np.random.default_rng(seed)
-        # Few levels, so that many scores are equal.
-        scores = laid_out(torch.from_numpy(rng.integers(-3, 4, (rows, count)) / 4.0).to(dtype), layout)
-        allowed = rng.random(count) < usable
-        best = torch.ops.prm.best_proposal(on_device(scores, device), torch.from_numpy(allowed).to(device))
+        # A few of these levels, so that many scores are equal.
+        levels = np.array([np.nan, np.inf, -np.inf, 0.75, 0.5, -1.0, 0.0, -0.0])
+        kinds = rng.permutation(8)[: rng.integers(1, 9)]
+        scores = torch.from_numpy(levels[rng.choice(kinds, (rows, count))]).to(device, dtype)
+        scores, allowed = laid_out(scores, layout), torch.from_numpy(rng.random(count) < usable).to(device)
+        best = torch.ops.prm.best_proposal(scores, allowed)
         assert best.dtype == torch.int64
-        assert best.tolist() == [first_greatest(row, allowed) for row in scores.double().numpy()]
-
-    hold(
-        request, case, seed=SEEDS, rows=st.integers(0, 5), count=st.sampled_from([0, 1, 2, 15, 16, 17, 40, 100]),
-        usable=st.sampled_from([0.0, 0.05, 0.5, 1.0]), dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS),
-    )  # fmt: skip
-
-
-def test_best_proposals_of_scores_that_are_not_finite(request, device, configuration):
-    def case(seed, rows, count, usable, dtype):
-        rng = np.random.default_rng(seed)
-        levels = np.array([np.nan, np.inf, -np.inf, 1.0, -1.0, 0.0, -0.0])
-        kinds = rng.permutation(7)[: rng.integers(1, 8)]
-        scores = torch.from_numpy(levels[rng.choice(kinds, (rows, count))]).to(dtype)
-        allowed = torch.from_numpy(rng.random(count) < usable)
-        best = torch.ops.prm.best_proposal(scores.to(device), allowed.to(device))
         assert_equal(best, fast.first_maximum(scores, allowed), "best proposals")
 
-    hold(
-        request, case, seed=SEEDS, rows=st.integers(1, 5), count=st.sampled_from([1, 2, 16, 33, 100]),
-        usable=st.sampled_from([0.0, 0.1, 0.5, 1.0]), dtype=st.sampled_from([torch.float32, torch.float64]),
+    hold_in_some_configuration(
+        request, case, seed=SEEDS, rows=st.integers(0, 5), count=st.sampled_from([0, 1, 2, 15, 16, 17, 40, 100]),
+        usable=st.sampled_from([0.0, 0.05, 0.5, 1.0]), dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS),
     )  # fmt: skip
 
 
@@ -223,36 +200,6 @@ def test_the_first_of_equals_wins_across_blocks(device, configuration):
     assert torch.ops.prm.best_proposal(scores, allowed).tolist() == [block + 3, block + 9, 3 * block + 4, 2]
     allowed[:] = False
     assert torch.ops.prm.best_proposal(scores, allowed).tolist() == [-1] * 4
-
-
-# ---- the whole way from PRMs to proposals
-
-
-def test_terms_score_and_choice_are_the_oracles(request, device, configuration):
-    def case(seed, count, height, width, contour_width, dtype):
-        rng, shape, classes = np.random.default_rng(seed), (height, width), [1, 0]
-        masks = mask_stack(rng, count, shape)
-        masks = np.concatenate([masks, masks[:1]])  # equal scores: the first wins
-        # Multiples of 1/1024, alpha and beta powers of two: every sum of the oracle is exact.
-        R = np.stack([operators.response(rng, shape) for _ in classes])
-        Q = rng.random((2, *shape)) < 0.5
-        ready = fast.prepare(encoded(masks, device), shape, contour_width)
-        prms, weak = torch.from_numpy(R).to(device, dtype), torch.from_numpy(Q).to(device)
-        before = launching.launches.copy()
-        terms = fast.terms(prms, ready, weak, classes)
-        best = fast.best(fast.score(terms, 0.5, 2**-7), ready.allowed).tolist()
-        # Background over the masks; each PRM over masks and contours at once.
-        assert launching.launches - before == {"run_sums": 2, "best_proposal": 1}
-        expected = [[oracle.terms(r, S, Q[c], contour_width) for S in masks] for r, c in zip(R, classes)]
-        assert_equal(terms, np.array(expected), "terms")
-        for place, r, c in zip(best, R, classes):
-            found = oracle.best_proposal(r, masks, Q[c], 0.5, 2**-7, contour_width)
-            assert place == (-1 if found is None else found[0])
-
-    hold(
-        request, case, share=3, seed=SEEDS, count=st.integers(1, 6), height=SIDES, width=SIDES,
-        contour_width=st.sampled_from([1, 3, 5]), dtype=st.sampled_from([torch.float32, torch.float64]),
-    )  # fmt: skip
 
 
 # ---- how they are called

@@ -1,7 +1,5 @@
 """Figures of merit against numbers worked by hand, and against COCO's own code where the definitions coincide."""
 
-import contextlib
-import io
 import math
 
 import numpy as np
@@ -17,6 +15,7 @@ from prm.eval.metrics import (
     image_record,
     mean_average_precision,
 )
+from prm.parity_tests.literal_metrics import cocos_own, strips
 
 EXACT = 1e-12
 
@@ -28,14 +27,6 @@ def record(ious, scores, labels=None, true_labels=None) -> ImageRecord:
     if true_labels is None:
         true_labels = np.zeros(ious.shape[1], np.int64)
     return ImageRecord(ious, labels, np.array(scores, float), np.array(true_labels, np.int64))
-
-
-def strip(*spans, length=20) -> np.ndarray:
-    """(K, 1, length) masks of one row, each set in its span [first, end)."""
-    masks = np.zeros((len(spans), 1, length), bool)
-    for mask, (first, end) in zip(masks, spans):
-        mask[0, first:end] = True
-    return masks
 
 
 @pytest.mark.parametrize(
@@ -111,7 +102,7 @@ def test_classification_refuses(scores, labels, message):
 
 def test_overlaps_by_hand():
     """4 of 10 pixels in common; empty masks overlap nothing, not even each other."""
-    predicted, true = strip((0, 7), (0, 0)), strip((3, 10), (15, 20), (0, 0))
+    predicted, true = strips((0, 7), (0, 0)), strips((3, 10), (15, 20), (0, 0))
     np.testing.assert_array_equal(image_ious(predicted, true), [[4 / 10, 0, 0], [0, 0, 0]])
     assert image_ious(predicted, true[:0]).shape == (2, 0)
     assert image_ious([], true).shape == (0, 3)
@@ -120,7 +111,7 @@ def test_overlaps_by_hand():
 def test_void_pixels_count_or_are_cleared():
     void = np.zeros((1, 20), bool)
     void[0, 10:] = True
-    predicted, true = strip((0, 20)), strip((0, 10))
+    predicted, true = strips((0, 20)), strips((0, 10))
     assert image_ious(predicted, true, void)[0, 0] == 1 / 2
     assert image_ious(predicted, true, void, "ignore")[0, 0] == 1
 
@@ -215,7 +206,7 @@ def test_one_prediction_may_be_the_best_for_several_instances():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"masks": strip((0, 3), length=19)}, r"sizes differ in one image: masks \(1, 19\), true masks \(1, 20\)"),
+        ({"masks": strips((0, 3), length=19)}, r"sizes differ in one image: masks \(1, 19\), true masks \(1, 20\)"),
         ({"masks": [[[1, 0]], [[1, 0, 0]]]}, "masks of one image have shapes"),
         ({"labels": [0, 0]}, "1 masks, 2 labels, 1 scores"),
         ({"scores": [np.nan]}, "score of prediction 0 is nan"),
@@ -228,7 +219,7 @@ def test_one_prediction_may_be_the_best_for_several_instances():
 )
 def test_records_refuse(arguments, message):
     good = {
-        "masks": strip((0, 3)), "labels": [0], "scores": [1.0], "true_masks": strip((0, 3)), "true_labels": [0]
+        "masks": strips((0, 3)), "labels": [0], "scores": [1.0], "true_masks": strips((0, 3)), "true_labels": [0]
     }  # fmt: skip
     assert image_record(**good).ious.tolist() == [[1]]
     with pytest.raises(InputError, match=message):
@@ -282,36 +273,7 @@ def _random_image(rng):
 
 def _coco_ap(images, thresholds, num_classes) -> np.ndarray:
     """(T, C) average precision by pycocotools' COCOeval, NaN for its -1."""
-    from pycocotools import mask as coco
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def entries(masks, labels, image, **more):
-        codes = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
-        return [
-            {"image_id": image, "category_id": int(c) + 1, "segmentation": code, "area": float(coco.area(code)),
-             "bbox": coco.toBbox(code).tolist(), "iscrowd": 0} | {name: value[k] for name, value in more.items()}
-            for k, (code, c) in enumerate(zip(codes, labels))
-        ]  # fmt: skip
-
-    true, found = [], []
-    for i, (masks, labels, scores, true_masks, true_labels) in enumerate(images, start=1):
-        true += entries(true_masks, true_labels, i)
-        found += entries(masks, labels, i, score=scores.tolist())
-    for number, entry in enumerate(true, start=1):
-        entry["id"] = number
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            "images": [{"id": i + 1, "height": 24, "width": 24} for i in range(len(images))],
-            "categories": [{"id": c + 1, "name": str(c)} for c in range(num_classes)],
-            "annotations": true,
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "segm")
-        evaluation.params.iouThrs = np.array(thresholds)
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = cocos_own(images, 24, num_classes, thresholds)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recall levels, classes; all areas
     ap = precision.mean(axis=1)
     return np.where(ap < 0, np.nan, ap)

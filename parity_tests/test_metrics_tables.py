@@ -41,6 +41,7 @@ from prm.eval.metrics import (
     strongest_points,
 )
 from prm.parity_tests import literal_metrics as literal
+from prm.parity_tests.literal_metrics import cocos_own, codes, strips
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 CLASSES = 3
@@ -110,80 +111,31 @@ def rectangles(rng, count: int, side: int) -> np.ndarray:
     return masks
 
 
-def codes(masks) -> list[dict]:
-    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
-    return [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
-
-
 # ------------------------------------------------------------------------- mAP^r by hand
 
 
-def strips(*spans, length=20) -> np.ndarray:
-    """(K, 1, length) masks of one row, each set in its span [first, end)."""
-    masks = np.zeros((len(spans), 1, length), bool)
-    for mask, (first, end) in zip(masks, spans):
-        mask[0, first:end] = True
-    return masks
-
-
-VOID = strips((10, 20))[0]
-
-# Images of (predicted spans, their labels, scores, true spans, their labels); options; AP of each class.
+# What `test_metrics` leaves: predicted spans, labels, scores; true spans, labels; how AP is taken; AP of each class.
 INSTANCES_BY_HAND = {
     # Two instances, both found first: precision 1 throughout.
-    "all found": ([([(0, 5), (10, 20)], [0, 0], [0.9, 0.8], [(0, 5), (10, 20)], [0, 0])], {}, [1]),
-    # Overlap 5/10 = 0.5: reached. Of 5/11: not.
-    "at the threshold": ([([(0, 5)], [0], [1.0], [(0, 10)], [0])], {}, [1]),
-    "just below it": ([([(0, 5)], [0], [1.0], [(0, 11)], [0])], {}, [0]),
-    # Hit, repeat, hit; 2 to be found: (1 + 2/3) / 2.
-    "a repeat": ([([(0, 5), (0, 5), (9, 12)], [0] * 3, [0.9, 0.8, 0.7], [(0, 5), (9, 12)], [0, 0])], {}, [5 / 6]),
-    # Tied in one image: the one listed first ranks first; the miss is first, so precision is 1/2 at the hit.
-    "a tie in one image": ([([(9, 12), (0, 5)], [0, 0], [0.5, 0.5], [(0, 5)], [0])], {}, [1 / 2]),
-    # Tied in two images: the earlier image's hit ranks first; the second image's instance is missed: (1) / 2.
-    "a tie of two images": (
-        [([(0, 5)], [0], [0.5], [(0, 5)], [0]), ([(9, 12)], [0], [0.5], [(0, 5)], [0])], {}, [1 / 2]
-    ),
-    # A better-scored detection in an image without instances is a miss: precision 1/2 at the only hit.
-    "an image without instances": (
-        [([(0, 3)], [0], [0.9], [], []), ([(0, 5)], [0], [0.1], [(0, 5)], [0])], {}, [1 / 2]
-    ),
+    "all found": ([(0, 5), (10, 20)], [0, 0], [0.9, 0.8], [(0, 5), (10, 20)], [0, 0], "area", [1]),
+    # Tied: the one listed first ranks first; the miss is first, so precision is 1/2 at the hit.
+    "a tie in one image": ([(9, 12), (0, 5)], [0, 0], [0.5, 0.5], [(0, 5)], [0], "area", [1 / 2]),
     # Empty on empty overlaps by 0: a miss first (1/2 at the hit), and the empty instance is never found: 1/2 / 2.
-    "empty masks": ([([(0, 0), (4, 8)], [0, 0], [0.9, 0.8], [(0, 0), (4, 8)], [0, 0])], {}, [1 / 4]),
-    # Class 1 has no instance: undefined although it was predicted. Class 0: 1.
-    "a class without instances": ([([(0, 5), (0, 5)], [0, 1], [0.5, 0.9], [(0, 5)], [0])], {}, [1, NAN]),
+    "empty masks": ([(0, 0), (4, 8)], [0, 0], [0.9, 0.8], [(0, 0), (4, 8)], [0, 0], "area", [1 / 4]),
     # The right mask with the wrong class finds nothing.
-    "the wrong class": ([([(0, 5)], [1], [0.9], [(0, 5)], [0])], {}, [0, NAN]),
-    "no detection at all": ([([], [], [], [(0, 5), (5, 9)], [0, 1])], {}, [0, 0]),
-    "nothing true": ([([(0, 5)], [0], [0.9], [], [])], {}, [NAN]),
-    # True (0,8) and (4,12) overlap. Predicted (0,10): 8/10 and 6/12; then (2,10): 6/10 and 6/10. At 0.25 both want the
-    # first instance: hit, miss, one instance unfound = 1/2. "best_free" gives the second what is left: 1.
-    "overlapping truth, voc": (
-        [([(0, 10), (2, 10)], [0, 0], [0.9, 0.8], [(0, 8), (4, 12)], [0, 0])], {"threshold": 0.25}, [1 / 2]
-    ),
-    "overlapping truth, best free": (
-        [([(0, 10), (2, 10)], [0, 0], [0.9, 0.8], [(0, 8), (4, 12)], [0, 0])],
-        {"threshold": 0.25, "matching": "best_free"}, [1],
-    ),
-    # Predicted (5,20), true (5,10), void (10,20): 5/15 with void counted; all of 5/5 with it cleared.
-    "void counted": ([([(5, 20)], [0], [0.9], [(5, 10)], [0])], {"void": VOID}, [0]),
-    "void ignored": ([([(5, 20)], [0], [0.9], [(5, 10)], [0])], {"void": VOID, "void_rule": "ignore"}, [1]),
+    "the wrong class": ([(0, 5)], [1], [0.9], [(0, 5)], [0], "area", [0, NAN]),
+    "no detection at all": ([], [], [], [(0, 5), (5, 9)], [0, 1], "area", [0, 0]),
     # One of 3 found first, recall 1/3: levels 0, .1, .2, .3 of 11; levels 0 to 0.33 of 101.
-    "voc07": ([([(0, 5)], [0], [0.9], [(0, 5), (5, 9), (9, 12)], [0] * 3)], {"ap": "voc07"}, [4 / 11]),
-    "coco101": ([([(0, 5)], [0], [0.9], [(0, 5), (5, 9), (9, 12)], [0] * 3)], {"ap": "coco101"}, [34 / 101]),
-}  # fmt: skip
+    "voc07": ([(0, 5)], [0], [0.9], [(0, 5), (5, 9), (9, 12)], [0] * 3, "voc07", [4 / 11]),
+    "coco101": ([(0, 5)], [0], [0.9], [(0, 5), (5, 9), (9, 12)], [0] * 3, "coco101", [34 / 101]),
+}
 
 
 @pytest.mark.parametrize("case", INSTANCES_BY_HAND)
 def test_instances_by_hand(case):
-    images, options, expected = INSTANCES_BY_HAND[case]
-    options = dict(options)
-    void = {name: options.pop(name) for name in ("void", "void_rule") if name in options}
-    threshold = options.pop("threshold", 0.5)
-    made = [
-        image_record(strips(*spans), np.array(labels, int), scores, strips(*true), np.array(true_labels, int), **void)
-        for spans, labels, scores, true, true_labels in images
-    ]
-    result = mean_average_precision(made, [threshold], num_classes=len(expected), **options)
+    spans, labels, scores, true, true_labels, ap, expected = INSTANCES_BY_HAND[case]
+    made = image_record(strips(*spans), np.array(labels, int), scores, strips(*true), np.array(true_labels, int))
+    result = mean_average_precision([made], [0.5], num_classes=len(expected), ap=ap)
     np.testing.assert_allclose(result.ap[0], expected, **EXACT)
 
 
@@ -738,32 +690,12 @@ def test_coco_to_the_letter(seed):
 
 def test_coco_says_what_its_own_summary_says():
     """The twelve numbers as pycocotools sums them up itself."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-    from pycocotools.mask import area as area_of
-
     images = [image for case in ("all found", "crowd", "classes", "annotated area") for image in COCO_BY_HAND[case][0]]
-    sides = COCO(), COCO()
-    for k, side in enumerate(sides):
-        entries = []
-        for number, (places, labels, scores, true_places, true_labels, more) in enumerate(images):
-            masks, classes = (squares(*true_places), true_labels) if k == 0 else (squares(*places), labels)
-            for n, (code, c) in enumerate(zip(masks, classes)):
-                area = float(area_of(code)) if k or "areas" not in more else more["areas"][n]
-                crowd = int(more.get("crowd", [False] * len(masks))[n]) if k == 0 else 0
-                entries.append({"id": len(entries) + 1, "image_id": number, "category_id": c, "segmentation": code,
-                                "area": area, "iscrowd": crowd} | ({"score": scores[n]} if k else {}))  # fmt: skip
-        side.dataset = {
-            "images": [{"id": n, "height": 200, "width": 200} for n in range(len(images))],
-            "categories": [{"id": c, "name": str(c)} for c in range(3)],
-            "annotations": entries,
-        }
+    evaluation = cocos_own(
+        [(squares(*places), labels, scores, squares(*true), *rest) for places, labels, scores, true, *rest in images],
+        200, 3,
+    )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        for side in sides:
-            side.createIndex()
-        evaluation = COCOeval(*sides, "segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     result = coco_figures(images)
     result.pop("per_class")

@@ -19,7 +19,7 @@ FOLDERS = ("reference", "accelerated", "eval")
 AT_THE_ROOT = ("__init__.py", "files.py", "settings.py", "py.typed")
 PACKAGED = (*FOLDERS, "parity_tests")
 PAGES = ("reference/golden.md", "parity_tests/PORTING.md")
-SUFFIXES = (".py", ".json", ".safetensors", ".typed")
+SUFFIXES = (".py", ".json", ".npz", ".safetensors", ".typed")
 
 
 def tracked():

@@ -1,8 +1,9 @@
-"""The commands of docs/evaluation.md for VOC and COCO, each on a miniature in the official layout."""
+"""The commands of docs/paper.md for VOC and COCO, each on a miniature in the official layout."""
 
 import io
 import json
 import os
+import shutil
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from scipy.io import savemat
 
 from prm.eval.cli import main
 from prm.eval.datasets import open_dataset
+from prm.parity_tests.documents import ROOT, blocks, commands
 from prm.parity_tests.miniatures import write_coco, write_voc
 from prm.parity_tests.test_cli import TINY
 
@@ -52,17 +54,17 @@ def place(tmp_path_factory):
     done("eval", "train", "--data", VOC, "--out", "voc", *SERIES, "--json", "voc.json", *OPTIONS, cwd=root)
     mcg = root / "mcg"
     mcg.mkdir()
-    dataset = open_dataset(root / VOC, "val")
-    for k in range(len(dataset)):
-        height, width = dataset[k].image.shape[:2]
+    sets = [open_dataset(root / VOC, split) for split in ("val", "train")]
+    for k, sample in enumerate(dataset[i] for dataset in sets for i in range(len(dataset))):
+        height, width = sample.image.shape[:2]
         rows, columns = np.indices((height, width)) // 16
         superpixels = (rows * 5 + columns + 1).astype(np.uint16)
         labels = np.empty((20, 1), object)
         rng = np.random.default_rng(k)
         for i in range(20):
             labels[i, 0] = np.unique(rng.integers(1, superpixels.max() + 1, (1, 6))).astype(np.uint16)
-        savemat(mcg / f"{dataset[k].name}.mat", {"superpixels": superpixels, "labels": labels,
-                                                   "scores": rng.random((20, 1))})  # fmt: skip
+        savemat(mcg / f"{sample.name}.mat", {"superpixels": superpixels, "labels": labels,
+                                              "scores": rng.random((20, 1))})  # fmt: skip
     return root
 
 
@@ -141,3 +143,35 @@ def test_bad_input_is_one_line(place):
     ):
         told = run(*arguments, cwd=place)
         assert told.returncode == 2 and words in told.stderr and told.stderr.strip().count("\n") == 0, told
+
+
+SMALL = {"--network": "smallnet", "--size": "64", "--epochs": "1", "--batch-size": "4", "--workers": "0",
+         "--seeds": "1", "--device": "cpu", "--proposals": "mcg"}  # fmt: skip
+
+
+def in_small(words):
+    """A command line of the page with the miniature's values for those that a whole data set needs."""
+    words = [SMALL.get(before, word) for before, word in zip(["", *words], words)]
+    if "--weights" in words:
+        at = words.index("--weights")
+        words[at : at + 2] = TINY[:2]
+    return words
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("data", ["voc", "coco"])
+def test_the_pages_own_commands(place, tmp_path, data):
+    (block,) = [one for one in blocks(ROOT / "docs" / "paper.md") if f"--out runs/{data}" in one]
+    for name in SERIES[1:4:2]:  # what the shell's patterns find once the series is trained
+        (tmp_path / "runs" / data / f"{name}-0").mkdir(parents=True)
+    fetch, *found = commands(block, tmp_path)
+    assert fetch[:3] == ["prm", "data", "fetch"]
+    for words in found:
+        two = SERIES[:4] if "train" in words else ()  # of the five aggregations
+        at = words.index("--data")
+        done(*in_small([*words[1:at], *two, *words[at:]]), cwd=place)
+    table = (place / f"{data}-val" / "tables.md").read_text()
+    assert "Table 1" in table and "Table 2" not in table
+    if data == "voc":
+        page = (place / "voc-seg" / "report.html").read_text()
+        assert all(f"Table {n}" in page for n in range(1, 7))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from prm.parity_tests.convert import to_reference
+from prm.parity_tests.zoo import BLOCKS, LAYERS, SmallCnn
 from prm.reference.network import Node, forward, plan, walk
 
 
@@ -273,141 +273,29 @@ def test_what_has_no_rule_is_refused_before_any_work():
 # ---- converted torch modules
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("centre", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
-        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6))
-        self.one = nn.Conv2d(6, 6, 3, padding=1)
-        self.norm = nn.BatchNorm2d(6)
-        self.relu = nn.ReLU(inplace=True)
-        self.head = nn.Conv2d(6, 4, 1)
-
-    def forward(self, x):
-        x = self.relu(self.stem((x - self.centre) / 0.2))
-        out = self.relu(self.norm(self.one(x)))
-        out += x
-        return self.head(self.relu(out))
+NETWORKS = {**LAYERS, **{name: SmallCnn([name], 1).double() for name in BLOCKS}}
 
 
-class PreActivation(nn.Module):
-    """The in-place activation overwrites what the shortcut adds."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding="same", dilation=2)
-
-    def forward(self, x):
-        y = self.conv(x)
-        out = F.relu(y, inplace=True)
-        return self.conv(out) + y
-
-
-class Gated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 4, padding="same", groups=1)
-        self.one, self.two = nn.Linear(8, 4), nn.Linear(4, 8)
-        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
-
-    def forward(self, x):
-        x = F.silu(self.conv(x))
-        b, c, _, _ = x.shape
-        g = x.mean((2, 3))
-        g = torch.sigmoid(self.two(F.relu(self.one(g)))).view(b, c, 1, 1)
-        x = F.hardswish(x * g)
-        return F.gelu(self.depthwise(x)) + F.adaptive_avg_pool2d(x, 1)
-
-
-class Concat(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.norm = nn.BatchNorm2d(6)
-
-    def forward(self, x):
-        x = self.conv(x)
-        n = self.norm
-        x = F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, training=self.training)
-        a, b = F.leaky_relu(x, 0.2).chunk(2, 1)
-        small = F.max_pool2d(a, 3, stride=2, ceil_mode=True)
-        c = F.interpolate(small, size=b.shape[-2:], mode="bilinear", align_corners=False)
-        d = F.interpolate(F.avg_pool2d(b, 2, ceil_mode=True, padding=1), size=b.shape[2:])
-        return F.dropout(torch.cat([a, x[:, 4:], c, d], 1), training=self.training)
-
-
-class Pools(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 5, (3, 2), stride=(1, 2), padding=(2, 1)),
-            nn.ELU(),
-            nn.MaxPool2d(2, 1, 1, dilation=2),
-            nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
-            nn.Upsample(scale_factor=2.5, mode="nearest"),
-            nn.AvgPool2d(2, 1, divisor_override=3),
-            nn.AdaptiveMaxPool2d((4, None)),
-            nn.Softplus(beta=2.0),
-            nn.AdaptiveAvgPool2d(3),
-            nn.Flatten(),
-            nn.Dropout(),
-            nn.Linear(45, 4),
-            nn.Hardtanh(),
-        )
-
-    def forward(self, x):
-        return self.body(x)
-
-
-class Norms(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.layer, self.group = nn.Conv2d(3, 6, 3), nn.LayerNorm(6), nn.GroupNorm(3, 6)
-        self.instance = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)
-        self.local, self.scale = nn.LocalResponseNorm(4, alpha=0.5, beta=0.5), nn.Parameter(torch.randn(6))
-        nn.init.normal_(self.instance.running_mean)
-
-    def forward(self, x):
-        n, c, h, w = x.shape
-        x = torch.cat([torch.unsqueeze(x[:, 0], 1), x[:, -1][:, None], x[..., 1:2, :].expand(n, c, h, w)[:, 1:2]], 1)
-        x = self.group(self.layer(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-        y = F.instance_norm(F.group_norm(self.local(self.instance(x)), 2), weight=self.scale)
-        y = F.local_response_norm(y, 5) * self.scale[:, None, None]
-        n, c, h, w = y.size()
-        y = y.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
-        return F.layer_norm(y, y.shape[1:]) + y.mean(3, keepdim=True).mean(2, keepdim=True).expand_as(y)
-
-
-@pytest.mark.parametrize("kind", [Residual, PreActivation, Gated, Concat, Pools, Norms])
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("size", [(9, 11), (12, 8)])
 def test_forward_equals_torch(kind, size):
-    torch.manual_seed(0)
-    module = kind().double()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.weight)
-            nn.init.normal_(part.bias)
-            nn.init.normal_(part.running_mean)
-            nn.init.uniform_(part.running_var, 0.5, 2.0)
-    module.eval()
-    x = torch.randn(1, 3, *size, dtype=torch.float64)
+    module = NETWORKS[kind]
+    x = torch.randn(1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     network = to_reference(module)
     values = forward(network, x[0].numpy())
     expected = module(x.clone())[0].detach().numpy()
     np.testing.assert_allclose(values[network.output], expected, rtol=1e-12, atol=1e-12)
-    if expected.ndim == 3:
-        C, H, W = expected.shape
-        for peak in ((0, 0, 0), (C - 1, H // 2, W // 2), (1, H - 1, W - 1)):
-            found = walk(network, values, peak)
-            assert found.arrived + found.leaked == pytest.approx(1, rel=1e-12)
-            assert found.empty or found.prm.sum() == pytest.approx(1, rel=1e-12)
-            assert (found.P >= 0).all()
+    C, H, W = expected.shape
+    for peak in ((0, 0, 0), (C - 1, H // 2, W // 2), (1, H - 1, W - 1)):
+        found = walk(network, values, peak)
+        assert found.arrived + found.leaked == pytest.approx(1, rel=1e-12)
+        assert found.empty or found.prm.sum() == pytest.approx(1, rel=1e-12)
+        assert (found.P >= 0).all()
 
 
 def test_a_module_called_twice_is_two_layers():
-    torch.manual_seed(0)
-    network = to_reference(PreActivation().eval())
-    assert [node.name for node in network.nodes if node.op == "conv2d"] == ["conv", "conv#2"]
+    network = to_reference(LAYERS["module called twice"])
+    assert [node.name for node in network.nodes if node.op == "conv2d"] == ["c", "c#2"]
 
 
 def test_conversion_refuses_by_name():

@@ -254,6 +254,16 @@ def test_avg_pool_ceil_mode_and_leak():
     assert leaked == 5
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_average_of_padding_alone_leaks_without_a_warning():
+    # windows (pad), (1), (2), (pad)
+    options = {"kernel": 1, "padding": (0, 1), "return_leak": True}
+    for divided in ({"count_include_pad": False}, {}, {"count_include_pad": False, "divisor_override": 3}):
+        P_U, leaked = eq.avg_pool2d(image([5, 1, 2, 3]), image([1, 2]), **options, **divided)
+        near(P_U[0], [[1, 2]])
+        near(leaked, 8)
+
+
 def test_adaptive_avg_pool_and_mean():
     # 3 -> 2: bins (1, 3) and (3, 1)
     near(eq.adaptive_avg_pool2d(image([4, 8]), image([1, 3, 1]))[0], [[1, 3 + 6, 2]])

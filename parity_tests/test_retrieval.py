@@ -9,7 +9,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prm import InputError
@@ -76,19 +76,6 @@ def test_encoding_and_areas(device, masks):
     assert_equal(runs.masks(backwards), masks[::-1], "selected masks")
     twice = Proposals.concatenate([runs, runs.select(backwards)])
     assert_equal(twice.masks(), np.concatenate([masks, masks[::-1]]), "concatenated masks")
-
-
-@given(mask_stacks(), st.sampled_from([1, 3, 5, 9, 99]))
-def test_contours(device, masks, width):
-    expected = np.array([oracle.contour(mask, width) for mask in masks]).reshape(masks.shape)
-    assert_equal(encoded(masks, device).contours(width).masks(), expected, "contours")
-
-
-@given(mask_stacks(), SIDES, SIDES)
-def test_resizing(device, masks, height, width):
-    expected = np.array([oracle.resize_nearest(mask, (height, width)) for mask in masks])
-    resized = encoded(masks, device).resized(height, width)
-    assert_equal(resized.masks(), expected.reshape(-1, height, width), "resized masks")
 
 
 def test_answers_of_many_more_runs_than_the_masks(device):
@@ -334,18 +321,6 @@ def test_terms_score_and_best(device, data, height, width, contour_width):
         assert best[k] == (-1 if found is None else found[0])
 
 
-@given(st.data(), SIDES, SIDES)
-def test_proposals_of_another_size(device, data, height, width):
-    masks = data.draw(mask_stacks(min_count=1))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
-    R, Q = exact_prm(rng, (height, width)), np.zeros((height, width), bool)
-    prepared = fast.prepare(encoded(masks, device), (height, width))
-    terms = fast.terms(torch.from_numpy(R)[None].to(device), prepared, torch.from_numpy(Q)[None].to(device), [0])
-    best = int(fast.best(fast.score(terms, 0.5, 0.0), prepared.allowed))
-    found = oracle.best_proposal(R, masks, Q, 0.5, 0.0)
-    assert best == (-1 if found is None else found[0])
-
-
 def test_score_by_hand(device):
     # S is the first column of 3; with width 3 its contour is columns 0 and 1.
     R = torch.tensor([[[0.25, 0.125, 0.0], [0.25, 0.125, 0.25]]], device=device)
@@ -375,27 +350,6 @@ def test_area_limits(device):
 
 
 # ---- suppression
-
-
-@given(mask_stacks(max_count=8), st.booleans(), st.sampled_from([0.3, 0.5]), st.integers(0, 2**31))
-def test_nms(device, masks, per_class, iou, seed):
-    rng = np.random.default_rng(seed)
-    count, shape = len(masks), masks.shape[1:]
-    # Few values, so that scores, classes and rows coincide.
-    scores, labels = rng.integers(0, 3, count) / 2, rng.integers(0, 2, count)
-    peaks = np.stack([rng.integers(0, 2, count), rng.permutation(count)], 1)
-    prms = np.array([exact_prm(rng, shape) for _ in range(count)]).reshape(masks.shape)
-    pairs = [oracle.overlap(a, b) for a in masks for b in masks]
-    assume(all(abs(value - iou) > 1e-12 for value in pairs))
-    instances = [
-        oracle.Instance(int(labels[k]), masks[k], scores[k], 1.0, tuple(peaks[k]), prms[k], k, (0, 0, 0))
-        for k in range(count)
-    ]
-    expected = oracle.nms(instances, iou, per_class)
-    arrays = (torch.from_numpy(array).to(device) for array in (scores, labels, peaks, prms))
-    kept, merged = fast.nms(encoded(masks, device), *arrays, iou=iou, per_class=per_class)
-    assert kept.tolist() == [one.proposal for one in expected]
-    assert_close(merged, np.array([one.prm for one in expected]).reshape(merged.shape), torch.float64, "merged PRMs")
 
 
 def test_nms_by_hand(device):

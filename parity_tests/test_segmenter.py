@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from torch import nn
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter, aggregation
 from prm.accelerated.checkpoint import random_checkpoint
+from prm.accelerated.peak_backprop.walk import PreparedWalk
+from prm.parity_tests.checks import refused
 from prm.parity_tests.convert import to_reference
-from prm.parity_tests.strategies import SmallCnn, has_near_ties
+from prm.parity_tests.strategies import has_near_ties
 from prm.parity_tests.tolerances import NETWORK, as_array, assert_close, assert_equal
+from prm.parity_tests.zoo import Model, SmallCnn
 from prm.reference import network as oracle_network
 from prm.reference import peak_stimulation as oracle_stimulation
 from prm.reference import retrieval as oracle
@@ -47,6 +51,12 @@ def masks(height, width, seed, count=20):
 
 def encoded(dense):
     return Proposals.from_masks(torch.from_numpy(dense))
+
+
+def segmenter(device, module=None, mean=MEAN, std=STD, contrast=False, aggregate=None, **settings):
+    """Of the module, or of a small network, with the default settings but for those given."""
+    module = module or SmallCnn(["max", "strided"], 2)
+    return Segmenter(module, mean, std, contrast, SegmentationSettings(**settings), str(device), aggregate)
 
 
 def network_input(image, size):
@@ -123,11 +133,11 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("blocks", BLOCKS)
-def test_against_the_oracle(kind, blocks, device):
-    s = SegmentationSettings(**SETTINGS[kind])
+def test_against_the_oracle(kind, device):
+    # the settings know nothing of the network: each kind has one of three
+    s, blocks = SegmentationSettings(**SETTINGS[kind]), BLOCKS[list(SETTINGS).index(kind) % len(BLOCKS)]
     size, compared, instances = (44, 36), 0, 0
-    for seed in range(29):
+    for seed in range(49):
         module, image, dense = SmallCnn(blocks, seed), picture(*size, seed), masks(*size, seed)
         if unclear(module, image, s, size):
             continue
@@ -135,12 +145,12 @@ def test_against_the_oracle(kind, blocks, device):
         scores = sorted(one.score for one in expected(module, image, dense, dataclasses.replace(s, nms=1.1), size))
         if len(scores) > 1 and np.diff(scores).min() < 1e-5:
             continue
-        found = Segmenter(module, MEAN, STD, settings=s, device=str(device))([image], [encoded(dense)])[0]
+        found = segmenter(device, module, **SETTINGS[kind])([image], [encoded(dense)])[0]
         wanted = expected(module, image, dense, s, size)
         assert_same_instances(found.instances, wanted)
         assert found.size == size
         compared, instances = compared + 1, instances + len(wanted)
-        if compared == 2 and instances:
+        if compared == 4 and instances:
             return
     raise AssertionError(f"only {compared} pictures could be compared, {instances} instances")
 
@@ -158,9 +168,9 @@ def test_proposals_of_another_size_than_the_networks_input(size, options, input_
     s = SegmentationSettings(**options, class_threshold=0.2)
     cases = ((SmallCnn(["max", "strided"], seed), picture(*size, seed), masks(*size, seed)) for seed in range(99))
     module, image, dense = next(case for case in cases if not unclear(*case[:2], s, input_size))
-    segmenter = Segmenter(module, MEAN, STD, settings=s, device=str(device))
-    assert segmenter.input_size(*size) == input_size
-    found = segmenter([image], [encoded(dense)])[0]
+    finder = segmenter(device, module, **options, class_threshold=0.2)
+    assert finder.input_size(*size) == input_size
+    found = finder([image], [encoded(dense)])[0]
     assert found.instances
     assert found.instances[0].prm.shape == input_size
     assert (found.instances[0].mask.height, found.instances[0].mask.width) == size
@@ -168,13 +178,11 @@ def test_proposals_of_another_size_than_the_networks_input(size, options, input_
 
 
 def test_contrast_is_stretched_first(device):
-    module, image = SmallCnn(["max", "strided"], 1), picture(40, 40, 1) // 4 + 20
-    dim = Segmenter(module, MEAN, STD, contrast=True, device=str(device))
+    image = picture(40, 40, 1) // 4 + 20
     table = np.percentile(image, [0.5, 99.8])
     stretched = np.rint(255 * np.clip((image - table[0]) / (table[1] - table[0]), 0, 1)).astype(np.uint8)
-    bright = Segmenter(module, MEAN, STD, device=str(device))
-    proposals = [encoded(masks(40, 40, 1))]
-    assert torch.equal(dim([image], proposals)[0].maps, bright([stretched], proposals)[0].maps)
+    dim, bright = segmenter(device, contrast=True).respond([image]), segmenter(device).respond([stretched])
+    assert torch.equal(dim.maps, bright.maps)
 
 
 def test_a_giant_picture_is_reduced_in_8_bits_and_others_are_not(device):
@@ -212,32 +220,34 @@ def test_callers_arrays_of_any_kind_are_read_and_left_alone(made, contrast, devi
 # ---- several pictures
 
 
-def test_a_batch_is_its_pictures_one_at_a_time(device):
-    sizes = [(44, 36), (40, 40), (44, 36), (36, 44), (40, 40)]
+@pytest.mark.parametrize("sizes", [[(44, 36)] * 3, [(44, 36), (40, 40), (44, 36), (36, 44), (40, 40)]])
+def test_a_batch_is_its_pictures_one_at_a_time_in_one_walk_for_each_size(sizes, device, monkeypatch):
     images = [picture(*size, seed) for seed, size in enumerate(sizes)]
     proposals = [encoded(masks(*size, seed)) for seed, size in enumerate(sizes)]
-    segmenter = Segmenter(
-        SmallCnn(["max", "strided"], 5), MEAN, STD, settings=SegmentationSettings(class_threshold=0), device=str(device)
-    )
-    together = segmenter(images, proposals)
+    finder = segmenter(device, SmallCnn(["max", "strided"], 5), class_threshold=0)
+    walked, prms = [], PreparedWalk.prms
+    monkeypatch.setattr(PreparedWalk, "prms", lambda run, peaks: walked.append(len(peaks)) or prms(run, peaks))
+    together = finder(images, proposals)
+    assert len(walked) == len(set(sizes)) and sum(walked) == sum(found.peaks for found in together)
     assert len(together) == len(images)
     for image, own, found in zip(images, proposals, together):
-        alone = segmenter([image], [own])[0]
+        alone = finder([image], [own])[0]
         assert found.size == alone.size == image.shape[:2]
         assert found.instances
         assert_close(found.maps, alone.maps, torch.float32, "maps", NETWORK)
         assert_close(found.scores, alone.scores, torch.float32, "scores", NETWORK)
-        assert found.peaks == alone.peaks == len(found.leaked)
+        assert found.peaks == alone.peaks == len(found.leaked) == walked[-1]
         assert [(one.label, one.proposal, one.peak) for one in found.instances] == [
             (one.label, one.proposal, one.peak) for one in alone.instances
         ]
         for one, other in zip(found.instances, alone.instances):
             assert_close(one.prm, other.prm, torch.float32, "PRM", NETWORK)
             assert one.score == pytest.approx(other.score, rel=1e-4)
+    assert len(walked) == len(set(sizes)) + len(sizes)
 
 
 def test_no_pictures(device):
-    assert Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))([], []) == []
+    assert segmenter(device)([], []) == []
 
 
 # ---- nothing found
@@ -254,9 +264,7 @@ def test_no_pictures(device):
     ],
 )
 def test_nothing_found_is_an_empty_answer(options, dense, device):
-    module, image = SmallCnn(["max", "strided"], 2), picture(40, 36, 2)
-    segmenter = Segmenter(module, MEAN, STD, settings=SegmentationSettings(**options), device=str(device))
-    found = segmenter([image], [encoded(dense)])[0]
+    found = segmenter(device, **options)([picture(40, 36, 2)], [encoded(dense)])[0]
     assert found.instances == []
     assert found.maps.shape[0] == len(found.scores) == 3
     if "peak_minimum" in options or options["class_threshold"] == 1:
@@ -269,7 +277,7 @@ def test_an_empty_map_yields_no_instance(device):
     nn.init.constant_(module[0].weight, -0.01)
     nn.init.constant_(module[0].bias, 5.0)
     image, dense = picture(40, 36, 2), masks(40, 36, 0)
-    found = Segmenter(module, MEAN, STD, device=str(device))([image], [encoded(dense)])[0]
+    found = segmenter(device, module)([image], [encoded(dense)])[0]
     assert found.peaks > 0
     assert torch.equal(found.leaked, torch.ones_like(found.leaked))
     assert found.instances == []
@@ -279,23 +287,16 @@ def test_an_empty_map_yields_no_instance(device):
 # ---- settings
 
 
-class Given(nn.Module):
-    """Class response maps whatever the picture."""
-
-    def __init__(self, maps):
-        super().__init__()
-        self.maps, self.nothing = maps, nn.Conv2d(3, maps.shape[1], 1)
-        for parameter in self.nothing.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x):
-        return self.nothing(F.adaptive_avg_pool2d(x, self.maps.shape[2:])) + self.maps
-
-
-def passing_rows(maps, s):
-    """(class, row, column) of the peaks of maps (C, h, w) that take part."""
-    segmenter = Segmenter(Given(maps[None]).eval(), MEAN, STD, settings=s, device=str(maps.device))
-    found = segmenter.find_peaks(segmenter.respond([picture(40, 36, 0)]))
+def passing_rows(maps, **settings):
+    """(class, row, column) of the peaks that take part, of class response maps (C, h, w) whatever the picture."""
+    given = Model(
+        lambda m, x: m.nothing(F.adaptive_avg_pool2d(x, maps.shape[1:])) + m.maps,
+        maps=nn.Parameter(maps[None]), nothing=nn.Conv2d(3, len(maps), 1),
+    )  # fmt: skip
+    for parameter in given.nothing.parameters():
+        nn.init.zeros_(parameter)
+    finder = segmenter(maps.device, given.eval(), **settings)
+    found = finder.find_peaks(finder.respond([picture(40, 36, 0)]))
     assert len(found.peaks) == len(found.share) == len(found.response)
     return [tuple(row[1:]) for row in found.peaks.tolist()]
 
@@ -305,10 +306,7 @@ def test_an_absolute_threshold_replaces_the_share(device):
     maps[0, 1, 1], maps[0, 1, 5], maps[0, 5, 1] = 10.0, 3.0, 2.0  # the last is a fifth of the strongest
     maps[1, 3, 3] = 2.5
 
-    def rows(**options):
-        s = SegmentationSettings(class_threshold=0.5, threshold=0.5, **options)
-        return passing_rows(maps, s)
-
+    rows = partial(passing_rows, maps, class_threshold=0.5, threshold=0.5)
     assert rows(peak_threshold=0.3) == [(0, 1, 1), (0, 1, 5), (1, 3, 3)]
     assert rows(peak_threshold=0.3, peak_minimum=1.9) == [(0, 1, 1), (0, 1, 5), (0, 5, 1), (1, 3, 3)]
     assert rows(peak_threshold=0.9, peak_minimum=2.5) == [(0, 1, 1), (0, 1, 5)]  # greater, not equal
@@ -321,18 +319,15 @@ def test_an_absolute_threshold_replaces_the_share(device):
 def test_where_no_response_is_positive_the_first_strongest_peak_passes(device):
     maps = torch.full((1, 5, 7), -4.0, device=device)
     maps[0, 1, 1], maps[0, 1, 5], maps[0, 3, 3] = -2.0, -1.0, -1.0
-    s = SegmentationSettings(class_threshold=0.0, threshold=None)
-    assert passing_rows(maps, s) == [(0, 1, 5)]
-    values = [-2.0, -1.0, -1.0]
-    assert oracle.select_peaks(values, s.peak_threshold) == [1]
+    assert passing_rows(maps, class_threshold=0.0, threshold=None) == [(0, 1, 5)]
+    assert oracle.select_peaks([-2.0, -1.0, -1.0], SegmentationSettings().peak_threshold) == [1]
 
 
 def test_scores_of_another_aggregation(device):
-    module, image, own = SmallCnn(["max", "strided"], 2), picture(40, 36, 2), encoded(masks(40, 36, 2))
-    s = SegmentationSettings(class_threshold=0.0)
+    given = [picture(40, 36, 2)], [encoded(masks(40, 36, 2))]
     for name in ("average", "lse"):
         pool = aggregation(name)
-        found = Segmenter(module, MEAN, STD, settings=s, device=str(device), aggregate=pool)([image], [own])[0]
+        found = segmenter(device, aggregate=pool, class_threshold=0.0)(*given)[0]
         assert_close(found.scores, pool(found.maps[None])[0], torch.float32, "scores", NETWORK)
         for one in found.instances:
             assert one.confidence == pytest.approx(float(found.scores[one.label].sigmoid()), rel=1e-6)
@@ -341,13 +336,11 @@ def test_scores_of_another_aggregation(device):
 def test_from_a_checkpoint(device):
     checkpoint = random_checkpoint("smallnet", ["a", "b"], widths=(4, 6), pools=2, depth=1)
     checkpoint.segmentation = {"alpha": 0.3, "window": 5}
-    segmenter = Segmenter.from_checkpoint(checkpoint, str(device), alpha=0.7)
-    assert segmenter.settings == dataclasses.replace(SegmentationSettings(), alpha=0.7, window=5)
-    found = segmenter([picture(40, 36, 2)], [encoded(masks(40, 36, 2))])[0]
+    finder = Segmenter.from_checkpoint(checkpoint, str(device), alpha=0.7)
+    assert finder.settings == dataclasses.replace(SegmentationSettings(), alpha=0.7, window=5)
+    found = finder([picture(40, 36, 2)], [encoded(masks(40, 36, 2))])[0]
     assert found.maps.shape == (2, 10, 9)
-    with pytest.raises(InputError, match="aplha") as caught:
-        Segmenter.from_checkpoint(checkpoint, str(device), aplha=0.7)
-    assert "\n" not in str(caught.value)
+    refused(lambda: Segmenter.from_checkpoint(checkpoint, str(device), aplha=0.7), match="aplha")
 
 
 def test_truncated_maps_come_with_their_bounds(device):
@@ -373,12 +366,10 @@ def test_an_epsilon_that_is_no_share(epsilon, device):
 
 
 def test_proposals_of_another_picture(device):
-    segmenter = Segmenter(SmallCnn(["max"], 0), MEAN, STD, device=str(device))
-    with pytest.raises(InputError, match=r"36 x 40.*40 x 36") as caught:
-        segmenter([picture(40, 36, 0)], [encoded(masks(36, 40, 0))])
-    assert "\n" not in str(caught.value)
+    finder = segmenter(device)
+    refused(lambda: finder([picture(40, 36, 0)], [encoded(masks(36, 40, 0))]), match=r"36 x 40.*40 x 36")
     with pytest.raises(ValueError):
-        segmenter([picture(40, 36, 0)], [])
+        finder([picture(40, 36, 0)], [])
 
 
 def test_non_finite_maps_are_named_by_image_and_class(device):
@@ -386,10 +377,9 @@ def test_non_finite_maps_are_named_by_image_and_class(device):
     module = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False)).eval()
     nn.init.constant_(module[0].weight[0].data, 1.0)
     nn.init.constant_(module[0].weight[1].data, 3e38)
-    segmenter = Segmenter(module, [0.0] * 3, [1.0] * 3, device=str(device))
+    finder = segmenter(device, module, [0.0] * 3, [1.0] * 3)
     sizes, bad = [(40, 36), (36, 40), (36, 40)], 2
     images = [np.full((*size, 3), 255 if k == bad else 0, np.uint8) for k, size in enumerate(sizes)]
     # the number is the picture's place in the call, not among those that share a forward pass
-    with pytest.raises(ValueError, match=r"image 2, class 1") as caught:
-        segmenter(images, [encoded(masks(*size, 0)) for size in sizes])
-    assert "\n" not in str(caught.value)
+    proposals = [encoded(masks(*size, 0)) for size in sizes]
+    refused(lambda: finder(images, proposals), "image 2, class 1", error=ValueError)

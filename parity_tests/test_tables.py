@@ -1,5 +1,5 @@
-"""The paper's tables from runs, and its claims judged: on runs made up here, whose figures are known. And the README's
-tables are what the commands make of the committed figures."""
+"""The paper's tables from runs, and its claims judged: on runs made up here, whose figures are known. And the tables
+of docs/results.md are what the commands make of the committed figures."""
 
 import json
 from pathlib import Path
@@ -227,12 +227,12 @@ def test_a_file_that_is_no_run_is_named(tmp_path):
         comparison([tmp_path / "x.json"])
 
 
-def test_the_readme_holds_the_committed_runs():
+def test_the_page_of_results_holds_the_committed_runs():
     files = sorted((ROOT / "eval" / "results" / "synthetic").glob("*.json"))
     assert len(files) == 6
     nuclei = ROOT / "eval" / "results" / "nuclei" / "eval.json"
     for table in (comparison(files), comparison([nuclei])):
-        assert table in (ROOT / "README.md").read_text()
+        assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_every_committed_run_says_how_it_was_made():

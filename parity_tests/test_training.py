@@ -17,7 +17,9 @@ from prm.accelerated import Segmenter, training
 from prm.accelerated.checkpoint import Checkpoint, load_checkpoint, random_checkpoint, save_checkpoint
 from prm.accelerated.networks import NETWORKS
 from prm.accelerated.training import TrainingSettings, learning_rate_factor, parameter_groups, soft_margin_loss, train
+from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.tolerances import assert_close
+from prm.parity_tests.zoo import Model
 
 
 @dataclass
@@ -52,27 +54,15 @@ def fresh(seed=0, **options):
 SMALL = TrainingSettings(epochs=4, batch_size=5, size=24, lr_features=0.05, lr_classifier=0.1)
 
 
+def run(out, start=None, some=None, device="cpu", resume=False, on_step=None, on_epoch=None, **changes):
+    """`train` in the folder `out`, with the small settings but for the changes."""
+    some, settings = samples() if some is None else some, dataclasses.replace(SMALL, **changes)
+    called = {"on_step": on_step, "on_epoch": on_epoch}
+    return train(start or fresh(), some, out, settings, resume=resume, device=str(device), **called)
+
+
 def weights(out):
     return load_checkpoint(out).state
-
-
-def assert_same_tensors(mine, theirs):
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert mine[name].dtype == theirs[name].dtype
-        assert torch.equal(mine[name], theirs[name]), name
-
-
-def refused(call, *words):
-    """`call` must raise InputError, one line that holds the words."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message, message
-    for word in words:
-        assert str(word) in message, message
-    return message
 
 
 # ---- the loss
@@ -101,16 +91,12 @@ def test_difficult_labels_take_no_part(device):
     assert torch.equal(soft_margin_loss(scores, labels + (1 - counted), counted), loss)
 
 
-def test_nothing_but_difficult_labels(device):
+def test_the_loss_at_its_ends(device):
+    zeros = torch.zeros(2, 2, device=device)
     scores = torch.ones(2, 2, device=device, requires_grad=True)
-    loss = soft_margin_loss(scores, torch.ones(2, 2, device=device), torch.zeros(2, 2, device=device))
-    assert loss.item() == 0
-    assert torch.equal(torch.autograd.grad(loss, scores)[0], torch.zeros(2, 2, device=device))
-
-
-def test_large_scores_do_not_overflow(device):
-    scores, zeros = torch.tensor([[1e4, -1e4]], device=device), torch.zeros(1, 2, device=device)
-    assert soft_margin_loss(scores, zeros, zeros + 1).item() == 5e3
+    nothing = soft_margin_loss(scores, zeros + 1, zeros)  # all labels are difficult
+    assert nothing.item() == 0 and torch.equal(torch.autograd.grad(nothing, scores)[0], zeros)
+    assert soft_margin_loss(torch.tensor([[1e4, -1e4]], device=device), zeros[:1], zeros[:1] + 1).item() == 5e3
 
 
 # ---- the loop
@@ -118,16 +104,13 @@ def test_large_scores_do_not_overflow(device):
 
 @pytest.mark.parametrize("pool", ["peak", "average"])
 def test_the_loss_falls(pool, tmp_path, device):
-    settings = TrainingSettings(epochs=30, batch_size=4, size=24, lr_features=0.05, lr_classifier=0.1, jitter=1.1)
     start = fresh(aggregation={"name": pool, "options": {}})
-    rows = train(start, samples(16), tmp_path, settings, device=str(device))
+    rows = run(tmp_path, start, samples(16), device, epochs=30, batch_size=4, jitter=1.1)
     assert [row["epoch"] for row in rows] == list(range(1, 31))
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"], (rows[0]["loss"], rows[-1]["loss"])
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == rows
     found = load_checkpoint(tmp_path)
-    assert found.epoch == 30
-    assert found.aggregation["name"] == pool
-    assert found.training["lr_classifier"] == 0.1
+    assert (found.epoch, found.aggregation["name"], found.training["lr_classifier"]) == (30, pool, 0.1)
     assert not found.model().training
 
 
@@ -139,18 +122,17 @@ def test_what_the_callbacks_are_told(tmp_path, device):
         seen.append([row["epoch"] for row in rows])
         return {"figure": len(rows)}
 
-    settings = dataclasses.replace(SMALL, epochs=2, batch_size=1)
-    rows = train(fresh(), samples(12), tmp_path, settings, device=str(device),
-                 on_step=lambda *said: steps.append(said), on_epoch=on_epoch)  # fmt: skip
-    assert seen == [[1], [1, 2]]
-    assert [row["figure"] for row in rows] == [1, 2]
+    told = {"on_step": lambda *said: steps.append(said), "on_epoch": on_epoch}
+    rows = run(tmp_path, device=device, epochs=2, batch_size=1, **told)
+    assert training.CHECK_EVERY == 10  # on which the number of steps told depends
+    assert seen == [[1], [1, 2]] and [row["figure"] for row in rows] == [1, 2]
     assert [said[:2] for said in steps] == [(10, 12), (12, 12)] * 2
     assert all(math.isfinite(said[2]) and said[3] > 0 for said in steps)
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(fresh(), samples(), tmp_path / name, dataclasses.replace(SMALL, epochs=2, seed=seed))
+        run(tmp_path / name, epochs=2, seed=seed)
     assert_same_tensors(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert any(not torch.equal(v, weights(tmp_path / "c")[k]) for k, v in weights(tmp_path / "a").items())
 
@@ -160,7 +142,7 @@ def test_a_difficult_label_does_not_teach(tmp_path):
     right = [dataclasses.replace(s, difficult=(1,)) for s in samples(6)]
     wrong = [dataclasses.replace(s, labels=tuple({0} & set(s.labels)), difficult=(1,)) for s in samples(6)]
     for name, some in (("right", right), ("wrong", wrong)):
-        train(fresh(), some, tmp_path / name, dataclasses.replace(SMALL, epochs=2))
+        run(tmp_path / name, some=some, epochs=2)
     assert_same_tensors(weights(tmp_path / "right"), weights(tmp_path / "wrong"))
 
 
@@ -185,7 +167,7 @@ def test_bad_settings(options):
 
 
 def test_no_pictures(tmp_path):
-    refused(lambda: train(fresh(), [], tmp_path, SMALL), "picture")
+    refused(lambda: run(tmp_path, some=[]), "picture")
 
 
 # ---- interrupted and resumed
@@ -195,49 +177,41 @@ class Stopped(Exception):
     """What happens to a run from outside."""
 
 
-def stop_after(epochs):
+def run_until(epochs, out, *given, **options):
+    """A run that is stopped in the epoch after `epochs`; the checkpoint that it leaves is of that epoch."""
+
     def on_epoch(model, rows):
         if len(rows) > epochs:
             raise Stopped
         return {}
 
-    return on_epoch
+    with pytest.raises(Stopped):
+        run(out, *given, on_epoch=on_epoch, **options)
+    assert load_checkpoint(out).epoch == epochs
 
 
-class DropNet(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
-        self.classifier = nn.Conv2d(6, num_classes, 1)
-
-    def forward(self, x):
-        return self.classifier(self.features(x))
+def drop_net(num_classes):
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
+    return Model(lambda m, x: m.classifier(m.features(x)), features=features, classifier=nn.Conv2d(6, num_classes, 1))
 
 
-def dropnet(seed=0):
+def dropping(seed=0):
     torch.manual_seed(seed)
-    state = DropNet(2).state_dict()
-    return fresh(network={"name": "dropnet", "options": {}}, state=state)
+    return fresh(network={"name": "dropnet", "options": {}}, state=drop_net(2).state_dict())
 
 
-@pytest.mark.parametrize(("build", "schedule"), [(fresh, "cosine"), (dropnet, "step")])
+@pytest.mark.parametrize(("build", "schedule"), [(fresh, "cosine"), (dropping, "step")])
 def test_a_resumed_run_equals_an_uninterrupted_one(build, schedule, tmp_path, monkeypatch, device):
-    monkeypatch.setitem(NETWORKS, "dropnet", DropNet)
-    settings = dataclasses.replace(SMALL, schedule=schedule, vertical_flip=True)
+    monkeypatch.setitem(NETWORKS, "dropnet", drop_net)
+    options = {"device": device, "schedule": schedule, "vertical_flip": True}
     torch.manual_seed(11)
-    whole = train(build(), samples(), tmp_path / "whole", settings, device=str(device))
-
-    torch.manual_seed(22)  # a new process begins wherever it begins
-    with pytest.raises(Stopped):
-        train(build(), samples(), tmp_path / "cut", settings, device=str(device), on_epoch=stop_after(1))
-    assert load_checkpoint(tmp_path / "cut").epoch == 1
-    torch.manual_seed(33)
-    with pytest.raises(Stopped):
-        train(build(), samples(), tmp_path / "cut", settings, resume=True, device=str(device), on_epoch=stop_after(3))
-    assert load_checkpoint(tmp_path / "cut").epoch == 3
+    whole = run(tmp_path / "whole", build(), **options)
+    for seed, until in ((22, 1), (33, 3)):  # a new process begins wherever it begins
+        torch.manual_seed(seed)
+        run_until(until, tmp_path / "cut", build(), resume=until > 1, **options)
     torch.manual_seed(44)
     # the start's own weights count for nothing on resumption
-    rows = train(build(seed=5), samples(), tmp_path / "cut", settings, resume=True, device=str(device))
+    rows = run(tmp_path / "cut", build(seed=5), resume=True, **options)
 
     one, other = load_checkpoint(tmp_path / "whole"), load_checkpoint(tmp_path / "cut")
     assert_same_tensors(one.state, other.state)
@@ -245,59 +219,52 @@ def test_a_resumed_run_equals_an_uninterrupted_one(build, schedule, tmp_path, mo
     assert one.momentum
     untimed = [[{k: v for k, v in row.items() if k != "seconds"} for row in some] for some in (whole, rows)]
     assert untimed[0] == untimed[1]
-    assert len((tmp_path / "cut" / "log.jsonl").read_text().splitlines()) == settings.epochs
+    assert len((tmp_path / "cut" / "log.jsonl").read_text().splitlines()) == SMALL.epochs
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path):
-    rows = train(fresh(), samples(), tmp_path, SMALL)
+    rows = run(tmp_path, resume=True)  # where there is nothing, a run begins anew
+    assert len(rows) == SMALL.epochs
     before = (tmp_path / "checkpoint.json").read_bytes()
-    assert train(fresh(), samples(), tmp_path, SMALL, resume=True) == rows
+    assert run(tmp_path, resume=True) == rows
     assert (tmp_path / "checkpoint.json").read_bytes() == before
 
 
-def test_resume_where_there_is_nothing_begins_anew(tmp_path):
-    rows = train(fresh(), samples(), tmp_path, dataclasses.replace(SMALL, epochs=1), resume=True)
-    assert len(rows) == 1
-
-
-CHANGES = {
+SMALLNET = {"name": "smallnet"}
+CHANGES = {  # settings, fields of the checkpoint, number of pictures
     "training, learning rate": ({"lr_features": 0.04}, {}, 12),
     "training, seed": ({"seed": 1}, {}, 12),
     "training, epochs": ({"epochs": 9}, {}, 12),
     "training, pictures": ({}, {}, 11),
     "class_names": ({}, {"class_names": ["red", "blue"]}, 12),
     "aggregation": ({}, {"aggregation": {"name": "average", "options": {}}}, 12),
-    "network": ({}, {"network": {"name": "smallnet", "options": {"widths": [4, 8], "pools": 1, "depth": 1}}}, 12),
+    "network": ({}, {"network": SMALLNET | {"options": {"widths": [4, 8], "pools": 1, "depth": 1}}}, 12),
     "input": ({}, {"input": {"mean": [0.0] * 3, "std": [1.0] * 3, "size": 24}}, 12),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_resume_with_other_settings_is_refused(what, tmp_path):
-    options, fields, count = CHANGES[what]
-    train(fresh(), samples(12), tmp_path, dataclasses.replace(SMALL, epochs=1))
-    settings = dataclasses.replace(SMALL, **{"epochs": 1, **options})
+def test_resume_with_other_settings_is_refused(what, trained):
+    settings, fields, count = CHANGES[what]
+    again = {"resume": True, "epochs": 2} | settings
     refused(
-        lambda: train(fresh(**fields), samples(count), tmp_path, settings, resume=True),
-        "cannot resume", what.split(",")[0], tmp_path,
-    )  # fmt: skip
-    assert load_checkpoint(tmp_path).epoch == 1
+        lambda: run(trained, fresh(**fields), samples(count), **again), "cannot resume", what.split(",")[0], trained
+    )
+    assert load_checkpoint(trained).epoch == 2
 
 
 def test_the_number_of_workers_may_change(tmp_path):
-    with pytest.raises(Stopped):
-        train(fresh(), samples(), tmp_path, SMALL, on_epoch=stop_after(1))
-    train(fresh(), samples(), tmp_path, dataclasses.replace(SMALL, workers=1, epochs=4), resume=True)
+    run_until(1, tmp_path)
+    run(tmp_path, resume=True, workers=1)
     assert load_checkpoint(tmp_path).epoch == 4
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{not json}\n", b"\xff\xfe"])
-def test_a_log_that_is_gone_or_damaged_stops_no_resumption_with_a_traceback(content, tmp_path):
-    train(fresh(), samples(), tmp_path, dataclasses.replace(SMALL, epochs=1))
-    log = tmp_path / "log.jsonl"
+def test_a_log_that_is_gone_or_damaged_stops_no_resumption_with_a_traceback(content, trained):
+    log = trained / "log.jsonl"
     log.unlink() if content is None else log.write_bytes(content)
     try:
-        train(fresh(), samples(), tmp_path, dataclasses.replace(SMALL, epochs=1), resume=True)
+        run(trained, resume=True, epochs=2)
     except InputError as error:
         assert "\n" not in str(error)
         assert "log.jsonl" in str(error)
@@ -327,12 +294,9 @@ def test_a_non_finite_loss_names_the_pictures_and_keeps_the_checkpoint(pool, tmp
         monkeypatch.setattr(Spoilt, "broken", True)
         return {}
 
-    settings = dataclasses.replace(SMALL, batch_size=3)
     start = fresh(aggregation={"name": pool, "options": {}})
-    message = refused(
-        lambda: train(start, some, tmp_path, settings, device=str(device), on_epoch=on_epoch),
-        "nan", "epoch 2", "spoilt one.png",
-    )  # fmt: skip
+    spoil = {"on_epoch": on_epoch, "batch_size": 3}
+    message = refused(lambda: run(tmp_path, start, some, device, **spoil), "nan", "epoch 2", "spoilt one.png")
     assert message.count(".png") == 3  # its batch, no other
     kept = load_checkpoint(tmp_path)
     assert kept.epoch == 1
@@ -341,8 +305,8 @@ def test_a_non_finite_loss_names_the_pictures_and_keeps_the_checkpoint(pool, tmp
 
 
 def test_learning_rates_that_are_too_high(tmp_path, device):
-    settings = dataclasses.replace(SMALL, lr_features=1e30, lr_classifier=1e30, epochs=3, batch_size=2)
-    refused(lambda: train(fresh(), samples(), tmp_path, settings, device=str(device)), "loss", "picture ")
+    rates = {"lr_features": 1e30, "lr_classifier": 1e30, "epochs": 3, "batch_size": 2}
+    refused(lambda: run(tmp_path, device=device, **rates), "loss", "picture ")
 
 
 # ---- checkpoints
@@ -351,7 +315,7 @@ def test_learning_rates_that_are_too_high(tmp_path, device):
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
-    train(fresh(), samples(), out, dataclasses.replace(SMALL, epochs=2))
+    run(out, epochs=2)
     return out
 
 
@@ -438,99 +402,70 @@ def test_a_disk_that_fills_up_in_training(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    refused(lambda: train(fresh(), samples(), tmp_path, SMALL, on_epoch=fill), "No space left on device")
+    refused(lambda: run(tmp_path, on_epoch=fill), "No space left on device")
     monkeypatch.undo()
     assert load_checkpoint(tmp_path).epoch == 1
-    assert len(train(fresh(), samples(), tmp_path, SMALL, resume=True)) == SMALL.epochs
+    assert len(run(tmp_path, resume=True)) == SMALL.epochs
 
 
-def test_missing_checkpoints(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path / "nowhere.json", tmp_path):
-        refused(lambda path=path: use(path), path)
+NO_PAGE = [b"", b"[]", b"3", b"null", b'"a"', b"{}", b"{", b'{"format": "other"}', b"\x89PNG\r\n\x1a\n\xff", b"\0" * 9]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"[]", b"3", b"null", b'"text"', b"{}", b"{", b'{"format": "other"}', b"\x89PNG\r\n\x1a\n\xff", b"\0" * 9],
-)
+@pytest.mark.parametrize("content", [None, *NO_PAGE])
 def test_files_that_are_no_checkpoint(content, tmp_path):
     path = tmp_path / "checkpoint.json"
+    if content is None:
+        refused(lambda: use(path), path)
+        refused(lambda: use(tmp_path), tmp_path)
+        refused(lambda: use(tmp_path / "nowhere"), tmp_path / "nowhere")
+        return
     path.write_bytes(content)
     refused(lambda: use(path), path)
     # nor does a run that is told to resume, or one that would write there, end in a traceback
-    refused(lambda: train(fresh(), samples(), tmp_path, SMALL, resume=True), path)
+    refused(lambda: run(tmp_path, resume=True), path)
 
 
 def test_damaged_and_missing_weights(trained):
-    name = page_of(trained)["files"]["weights"]["name"]
-    content = (trained / name).read_bytes()
+    path = trained / page_of(trained)["files"]["weights"]["name"]
+    content = path.read_bytes()
     for damaged in (content[:-9], content[:-1] + bytes([content[-1] ^ 1]), b""):
-        (trained / name).write_bytes(damaged)
-        refused(lambda: use(trained), name)
-    (trained / name).unlink()
-    refused(lambda: use(trained), name)
-    (trained / name).mkdir()
-    refused(lambda: use(trained), name)
+        path.write_bytes(damaged)
+        refused(lambda: use(trained), path.name)
+    for put in (lambda: None, path.mkdir):
+        path.unlink(missing_ok=True)
+        put()
+        refused(lambda: use(trained), path.name)
 
 
-FIELDS = [
-    {"files": []},
-    {"files": {}},
-    {"files": 3},
-    {"files": None},
-    {"files": {"weights": {}}},
-    {"files": {"weights": "name"}},
-    {"files": {"weights": {"name": 3, "sha256": "x"}}},
-    {"input": {}},
-    {"input": []},
-    {"input": {"mean": [0.0, 0.0, 0.0]}},
-    {"input": {"mean": 3, "std": 4}},
-    {"input": {"mean": ["a", "b", "c"], "std": [1.0, 1.0, 1.0]}},
-    {"aggregation": {}},
-    {"aggregation": []},
-    {"aggregation": {"name": "median"}},
-    {"aggregation": {"name": "peak", "options": {"windw": 3}}},
-    {"aggregation": {"name": "peak", "options": {"window": 4}}},
-    {"aggregation": {"name": ["peak"]}},
-    {"network": {}},
-    {"network": []},
-    {"network": {"name": "alexnet"}},
-    {"network": {"name": "smallnet", "options": {"depht": 2}}},
-    {"network": {"name": "smallnet", "options": {"widths": "wide"}}},
-    {"network": {"name": "smallnet", "options": []}},
-    {"network": {"name": "resnet18", "options": {}}},
-    {"class_names": 3},
-    {"class_names": None},
-    {"class_names": ["one"]},
-    {"class_names": []},
-    {"segmentation": {"aplha": 1}},
-    {"segmentation": []},
-    {"segmentation": 3},
-    {"unknown": 1},
-]
+# what a page's field may not be; LACKING: the field is not there at all
+LACKING = "lacking"
+FIELDS = {
+    "files": [LACKING, [], {}, 3, None, {"weights": {}}, {"weights": "name"}, {"weights": {"name": 3, "sha256": "x"}}],
+    "input": [LACKING, {}, [], {"mean": [0.0] * 3}, {"mean": 3, "std": 4}, {"mean": ["a", "b", "c"], "std": [1.0] * 3}],
+    "aggregation": [
+        LACKING, {}, [], {"name": "median"}, {"name": "peak", "options": {"windw": 3}},
+        {"name": "peak", "options": {"window": 4}}, {"name": ["peak"]},
+    ],
+    "network": [
+        LACKING, {}, [], {"name": "alexnet"}, {"name": "resnet18", "options": {}}, SMALLNET | {"options": {"depht": 2}},
+        SMALLNET | {"options": {"widths": "wide"}}, SMALLNET | {"options": []},
+    ],
+    "class_names": [LACKING, 3, None, ["one"], []],
+    "segmentation": [{"aplha": 1}, [], 3],
+    "unknown": [1],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", FIELDS, ids=json.dumps)
-def test_pages_with_bad_fields(fields, trained):
-    (trained / "checkpoint.json").write_text(json.dumps(page_of(trained) | fields))
-    refused(lambda: use(trained))
-
-
-@pytest.mark.parametrize("name", ["network", "class_names", "input", "aggregation", "files"])
-def test_pages_that_lack_a_field(name, trained):
-    page = page_of(trained)
-    del page[name]
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in FIELDS for value in FIELDS[name]])
+def test_pages_with_bad_fields(name, value, trained):
+    page = page_of(trained) | {name: value}
+    if value == LACKING:
+        del page[name]
     (trained / "checkpoint.json").write_text(json.dumps(page))
-    refused(lambda: use(trained), trained / "checkpoint.json")
+    refused(lambda: use(trained), *([trained / "checkpoint.json"] if value == LACKING else []))
 
 
 @pytest.mark.parametrize("fields", [{"epoch": "three"}, {"epoch": None}, {"training": []}, {"training": None}])
 def test_resuming_from_a_page_with_bad_fields(fields, trained):
     (trained / "checkpoint.json").write_text(json.dumps(page_of(trained) | fields))
-    settings = dataclasses.replace(SMALL, epochs=2)
-    refused(lambda: train(fresh(), samples(), trained, settings, resume=True), trained)
-
-
-def test_the_check_interval_is_shorter_than_an_epoch_of_these_tests():
-    # the tests above count on_step's calls
-    assert training.CHECK_EVERY == 10
+    refused(lambda: run(trained, resume=True, epochs=2), trained)

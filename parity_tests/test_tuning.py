@@ -27,7 +27,7 @@ from prm.eval.tuning import search as tuning
 from prm.eval.tuning.gather import gather
 from prm.eval.tuning.grid import CUTS, GRID, WEIGHTS, full_grid
 from prm.eval.tuning.search import halves, search
-from prm.eval.tuning.worth import _mean_average_precision, _wanted, worth
+from prm.eval.tuning.worth import _best, _kept, _mean_average_precision, _passing, _wanted, worth
 from prm.parity_tests import command
 
 SMALL = {
@@ -178,7 +178,7 @@ def test_an_overlap_of_the_threshold_suppresses():
     overlaps = np.array([[1.0, 0.5, 0.4], [0.5, 1.0, 0.0], [0.4, 0.0, 1.0]])
     kept = np.zeros((3, 3), bool)
     nms = np.array([0.4, 0.5, 0.6])
-    tuning._kept(np.arange(3), np.arange(3), np.zeros(3, int), overlaps, np.ones((3, 3), bool), nms, False, kept)
+    _kept(np.arange(3), np.arange(3), np.zeros(3, int), overlaps, np.ones((3, 3), bool), nms, False, kept)
     assert kept.tolist() == [[True, False, False], [True, False, True], [True, True, True]]
 
 
@@ -186,8 +186,8 @@ def test_of_equal_proposals_the_first_is_chosen():
     """Eq. 6 is 1.5, 2, 2, 3 for the four proposals, of which the last is not allowed."""
     inside, contour = np.array([[0.5, 0.5, 1.0, 2.0]]), np.array([[1.0, 1.5, 1.0, 1.0]])
     choice, value = np.zeros(1, int), np.zeros(1)
-    tuning._best(inside, contour, np.zeros((1, 4)), np.zeros(1, int), np.array([1, 1, 1, 0], bool), 1.0, 0.0, choice,
-                 value)  # fmt: skip
+    allowed = np.array([1, 1, 1, 0], bool)
+    _best(inside, contour, np.zeros((1, 4)), np.zeros(1, int), allowed, 1.0, 0.0, choice, value)
     assert (choice.tolist(), value.tolist()) == ([1], [2.0])
 
 
@@ -198,7 +198,7 @@ def test_a_peak_of_the_threshold_passes():
     base = SegmentationSettings(class_threshold=0.5)
     cuts = [replace(base, peak_threshold=t) for t in (0.25, 0.5, 0.6)] + [replace(base, peak_minimum=0.1)]
     passing = [[True, True, False], [False, True, False], [False, False, False], [True, True, False]]
-    assert tuning._passing(picture, cuts).tolist() == passing
+    assert _passing(picture, cuts).tolist() == passing
 
 
 def test_pictures_in_which_nothing_can_be_found(problem):

@@ -6,36 +6,44 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm.accelerated import PeakBackprop, Segmenter
 from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
-from prm.accelerated.networks import resnet18
 from prm.accelerated.peak_backprop.plan import Plan
 from prm.accelerated.peak_backprop.prepared import Prepared, Workspace
 from prm.accelerated.peak_backprop.visits import Visits
-from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import cnns
 from prm.parity_tests.tolerances import NETWORK, assert_close
-from prm.reference.network import forward, walk
+from prm.parity_tests.walks import assert_walks_agree, pictures
+from prm.parity_tests.zoo import Model, SmallCnn, conv
 
 F64 = torch.float64
+DEEP = ["downsampling", "residual", "strided", "residual"]
 EPSILONS = (1e-4, 1e-3, 1e-2, 1e-1)
 # Sums in float64 and float32: the bound is of what is dropped, not of what is rounded.
 ROUNDING = {F64: 1e-12, torch.float32: 3e-6}
 
 
 def peaks_all_over(shape, upsample=1, seed=0):
-    """Peaks (9, 4) on maps of `shape` (N, C, h, w): corners, middles of the edges, the centre; images take turns."""
+    """Peaks (9, 4) on maps of `shape` (N, C, h, w): every second one a corner or the centre, the others the middles of
+    the edges; images take turns, two peaks each."""
     N, C, h, w = shape
     rng = np.random.default_rng(seed)
     rows, columns = ([0, n * upsample // 2, n * upsample - 1] for n in (h, w))
     places = [(i, j) for i in rows for j in columns]
-    return torch.tensor([(k % N, int(rng.integers(C)), *place) for k, place in enumerate(places)])
+    return torch.tensor([(k // 2 % N, int(rng.integers(C)), *place) for k, place in enumerate(places)])
 
 
 # ---- exact
+
+
+def assert_whole_maps_give(found, module, images, peaks, upsample=1, signed=False):
+    whole = PeakBackprop(module, upsample, signed, windows=False).prepare(images).prms(peaks)
+    assert_close(found.prms, whole.prms, F64, "windows against whole maps", NETWORK)
+    assert_close(found.leaked, whole.leaked, F64, "leaked", NETWORK)
 
 
 @settings(max_examples=25)
@@ -43,18 +51,16 @@ def peaks_all_over(shape, upsample=1, seed=0):
 def test_windows_are_whole_maps_are_the_oracle(device, case, side, other):
     case = replace(case, size=(side, other), images=2)
     module, images = case.module().to(device), case.pictures().to(device)
-    run = PeakBackprop(module, case.upsample, case.signed).prepare(images)
-    peaks = peaks_all_over(run.maps.shape, case.upsample, case.seed)
-    found = run.prms(peaks.to(device))
-    whole = PeakBackprop(module, case.upsample, case.signed, windows=False).prepare(images).prms(peaks.to(device))
-    assert_close(found.prms, whole.prms, F64, "windows against whole maps", NETWORK)
-    assert_close(found.leaked, whole.leaked, F64, "leaked", NETWORK)
-    network = to_reference(module.cpu())
-    activations = [forward(network, image) for image in images.cpu().numpy()]
-    for k, (n, *peak) in enumerate(peaks.tolist()):
-        truth = walk(network, activations[n], tuple(peak), case.upsample, case.signed)
-        assert_close(found.prms[k], truth.prm, F64, f"PRM {k}", NETWORK)
-        assert abs(float(found.leaked[k]) - truth.leaked) < 1e-9
+    peaks = peaks_all_over(module(images).shape, case.upsample, case.seed)[::2]
+    found = assert_walks_agree(module, images, peaks, case.upsample, case.signed)
+    assert_whole_maps_give(found, module, images, peaks.to(device), case.upsample, case.signed)
+
+
+@pytest.mark.parametrize("blocks", ["residual max concat strided dilated", "strided padded max_ceil max_dilated"])
+def test_windows_that_are_small_parts_of_a_map(blocks, device):
+    module, images = SmallCnn(blocks.split(), 6).double().to(device), pictures(70, 90).to(device)
+    peaks = peaks_all_over(module(images).shape).to(device)
+    assert_whole_maps_give(PeakBackprop(module).prepare(images).prms(peaks), module, images, peaks)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, F64])
@@ -68,35 +74,19 @@ def test_the_argmax_of_a_wide_map_is_found_in_every_dtype(device, dtype):
         assert image[0, peak[1], place[0], place[1]] == run.maps[tuple(peak)]
 
 
-def test_pooling_right_behind_a_sum(device):
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_pooling_right_behind_a_sum(dtype, device):
     """What is pooled is positive, but not all of the sum is: where neither summand is positive nothing may be."""
-    a, b, h = (torch.nn.Conv2d(c, o, 1, bias=False).double() for c, o in ((1, 1), (1, 1), (1, 2)))
+    a, b, h = (conv(1, c, 1, bias=False) for c in (1, 1, 2))
     for layer, weight in ((a, 1.0), (b, 2.0), (h, 1.0)):
         torch.nn.init.constant_(layer.weight, weight)
-
-    class Summed(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.h, self.pool = a, b, h, torch.nn.MaxPool2d(2)
-
-        def forward(self, x):
-            return self.h(self.pool(self.a(x) + self.b(x)))
-
-    image = torch.tensor([[[[-3.0, 1.0, 2.0, -9.0], [0.5, -4.0, -1e30, 3.0]]]], dtype=F64, device=device)
-    module = Summed().eval().to(device)
-    peaks = torch.tensor([(0, 0, 0, 0), (0, 1, 0, 1)])
-    for dtype in (F64, torch.float32):
-        found = PeakBackprop(module.to(dtype)).prepare(image.to(dtype)).prms(peaks.to(device))
-        network = to_reference(module.double().cpu())
-        activations = forward(network, image[0].cpu().numpy())
-        for k, (_, *peak) in enumerate(peaks.tolist()):
-            assert_close(found.prms[k], walk(network, activations, tuple(peak)).prm, dtype, f"PRM {k}", NETWORK)
-        module.to(device)
+    summed = Model(lambda m, x: m.h(F.max_pool2d(m.a(x) + m.b(x), 2)), a=a, b=b, h=h).eval().to(device, dtype)
+    image = torch.tensor([[[[-3.0, 1.0, 2.0, -9.0], [0.5, -4.0, -1e30, 3.0]]]], dtype=dtype, device=device)
+    assert_walks_agree(summed, image, [(0, 0, 0, 0), (0, 1, 0, 1)])
 
 
 def test_inside_and_outside_of_inference_mode(device):
-    torch.manual_seed(0)
-    walker, image = PeakBackprop(resnet18(3).eval().to(device)), torch.randn(1, 3, 64, 64, device=device)
+    walker, image = PeakBackprop(SmallCnn(DEEP, 0).to(device)), torch.randn(1, 3, 64, 64, device=device)
     peaks = torch.tensor([(0, 1, 1, 1), (0, 2, 0, 0)], device=device)
     outside = walker.prepare(image).prms(peaks).prms
     with torch.inference_mode():
@@ -134,7 +124,7 @@ def test_fewer_peaks_go_together_with_less_memory(device, monkeypatch):
     together = []
     pick = Visits.pick
     monkeypatch.setattr(Visits, "pick", lambda self, which, shape: together.append(which) or pick(self, which, shape))
-    walker = PeakBackprop(resnet18(4).eval().to(device), max_memory=1 << 20)
+    walker = PeakBackprop(SmallCnn(DEEP, 0).to(device), max_memory=1 << 15)
     run = walker.prepare(torch.randn(1, 3, 64, 64, device=device))
     run.prms(peaks_all_over(run.maps.shape).to(device))
     assert together and all(part.stop - part.start < 9 for part in together)
@@ -227,14 +217,13 @@ def truncations(module, images, peaks, upsample=1):
 def test_no_error_is_above_its_bound(device, case, side, other):
     case = replace(case, size=(side, other), images=2)
     module, images = case.module().to(device), case.pictures().to(device)
-    peaks = peaks_all_over(module(images).shape, case.upsample, case.seed)
+    peaks = peaks_all_over(module(images).shape, case.upsample, case.seed)[::2]
     truncations(module, images, peaks.to(device), case.upsample)
 
 
 def test_truncation_of_random_networks_drops_something(device):
-    torch.manual_seed(0)
-    module, images = resnet18(4).eval().to(device), torch.randn(2, 3, 160, 160, device=device)
-    peaks = peaks_all_over((2, 4, 5, 5)).to(device)
+    module, images = SmallCnn([*DEEP, *DEEP], 0).to(device), pictures(80, 80).float().to(device)
+    peaks = peaks_all_over(module(images).shape).to(device)
     exact, found = truncations(module, images, peaks)
     assert (found[-1].bound > 1e-3).all()
     assert (found[-1].prms > 0).sum() < 0.9 * (exact.prms > 0).sum()

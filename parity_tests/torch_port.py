@@ -28,12 +28,12 @@ class TorchPort:
 
     def __init__(self, device: str = "cpu", dtype: str = "float32"):
         self.device, self.dtype = torch.device(device), getattr(torch, dtype)
-        layers = ("conv2d", "linear", "max_pool2d", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
-                  "interpolate", "add", "concatenate", "slice_axis", "multiply", "reshape", "expand", "permute",
-                  "transpose", "batch_norm", "normalization", "activation")  # fmt: skip
+        others = ("conv2d", "add", "concatenate", "multiply", "permute", "transpose", "batch_norm")
+        layers = {name: partial(self._layer, layer) for name, layer in LAYERS.items()}
+        moving = {name: partial(self._moving, layer) for name, layer in MOVING.items()}
         retrieval = ("contour", "background", "terms", "score", "resize_nearest", "best_proposal", "nms")
         self.peak_stimulation = SimpleNamespace(forward=self._forward, backward=self._backward)
-        self.peak_backprop = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in layers})
+        self.peak_backprop = SimpleNamespace(**layers, **moving, **{name: getattr(self, f"_{name}") for name in others})
         self.retrieval = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in retrieval})
 
     def __repr__(self):
@@ -96,49 +96,24 @@ class TorchPort:
         P_x = sum(as_array(visits.on_whole(tuple(x.shape[1:])).P).sum(axis=0) for visits, _ in arrived)
         return P_x, float(sum(leaked.sum() for _, (leaked, _) in arrived))
 
-    def _one(self, layer, P, U, return_leak, signed=False):
-        (P_U,), leaked = self._back(layer, P, U, signed=signed)
+    def _layer(self, layer, P, U, return_leak=False, signed=False, **options):
+        options = {name: self.tensor(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+        (P_U,), leaked = self._back(lambda x: layer(x, P, **options), P, U, signed=signed)
         return (P_U, leaked) if return_leak else P_U
+
+    def _moving(self, layer, P, shape=None, **options):
+        return self._layer(layer, P, np.zeros(P.shape if shape is None else shape), **options)
 
     def _conv2d(self, P, U, W, stride=1, padding=0, dilation=1, groups=1, signed=False, return_leak=False):
         W, sides = self.tensor(W), (0, 0, 0, 0)
         if not isinstance(padding, int) and len(padding) == 4:
             padding, sides = 0, padding
 
-        def layer(x):
+        def layer(x, P):
             x = F.pad(x, sides) if any(sides) else x
             return F.conv2d(x, W, None, stride, padding, dilation, groups)
 
-        return self._one(layer, P, U, return_leak, signed)
-
-    def _linear(self, P, U, W, return_leak=False):
-        W = self.tensor(W)
-        return self._one(lambda x: F.linear(x, W), P, U, return_leak)
-
-    def _max_pool2d(self, P, U, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
-        return self._one(lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode), P, U, False)
-
-    def _adaptive_max_pool2d(self, P, U):
-        return self._one(lambda x: F.adaptive_max_pool2d(x, P.shape[1:]), P, U, False)
-
-    def _avg_pool2d(
-        self, P, U, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None,
-        return_leak=False,
-    ):  # fmt: skip
-        options = (kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        return self._one(lambda x: F.avg_pool2d(x, *options), P, U, return_leak)
-
-    def _adaptive_avg_pool2d(self, P, U, return_leak=False):
-        return self._one(lambda x: F.adaptive_avg_pool2d(x, P.shape[1:]), P, U, return_leak)
-
-    def _mean(self, P, U, return_leak=False, axes=(1, 2)):
-        dims = [a + 1 for a in axes]
-        return self._one(lambda x: x.mean(dims, keepdim=np.ndim(P) == np.ndim(U)), P, U, return_leak)
-
-    def _interpolate(self, P, U, mode="bilinear", align_corners=False, scale=None, return_leak=False):
-        where = {"size": P.shape[1:]} if scale is None else {"scale_factor": scale}
-        corners = {"align_corners": align_corners} if mode == "bilinear" else {}
-        return self._one(lambda x: F.interpolate(x, **where, mode=mode, **corners), P, U, return_leak)
+        return self._layer(layer, P, U, return_leak, signed)
 
     def _add(self, P, summands, constant=()):
         tensors = {i: self.tensor(summands[i]) for i in constant}
@@ -155,36 +130,20 @@ class TorchPort:
     def _concatenate(self, P, shapes, axis=0):
         return self._back(lambda *U: torch.cat(U, axis + 1), P, *map(np.zeros, shapes))[0]
 
-    def _slice_axis(self, P, shape, axis, start=None, stop=None, step=None):
-        where = (slice(None),) * (axis + 1) + (slice(start, stop, step),)
-        return self._one(lambda x: x[where], P, np.zeros(shape), False)
-
     def _multiply(self, P, shape):
         return self._back(lambda x, gate: x * torch.sigmoid(gate), P, np.zeros(shape), np.zeros(np.shape(P)))[0][0]
 
-    def _reshape(self, P, shape):
-        return self._one(lambda x: x.reshape(x.shape[0], *P.shape), P, np.zeros(shape), False)
-
-    def _expand(self, P, shape):
-        return self._one(lambda x: x.expand(x.shape[0], *P.shape), P, np.zeros(shape), False)
-
     def _transpose(self, P, axes):
         a, b = (axis + 1 for axis in axes)
-        return self._one(lambda x: x.transpose(a, b), P, np.zeros(np.swapaxes(P, *axes).shape), False)
+        return self._moving(lambda x, P: x.transpose(a, b), P, np.swapaxes(P, *axes).shape)
 
     def _permute(self, P, axes):
         shape = tuple(np.array(P.shape)[np.argsort(axes)])
-        return self._one(lambda x: x.permute(0, *(a + 1 for a in axes)), P, np.zeros(shape), False)
+        return self._moving(lambda x, P: x.permute(0, *(a + 1 for a in axes)), P, shape)
 
     def _batch_norm(self, P):
         statistics = [self.tensor(np.linspace(low, 2, len(P))) for low in (-1, 1, -2, -1)]
-        return self._one(lambda x: F.batch_norm(x, *statistics), P, np.zeros(P.shape), False)
-
-    def _normalization(self, P):
-        return self._one(lambda x: F.layer_norm(x, P.shape[-1:]), P, np.zeros(P.shape), False)
-
-    def _activation(self, P):
-        return self._one(F.gelu, P, np.zeros(P.shape), False)
+        return self._moving(lambda x, P: F.batch_norm(x, *statistics), P)
 
     # ---- Eq. 6
 
@@ -242,6 +201,31 @@ class TorchPort:
             found = run.prms(torch.as_tensor(peaks))
         return as_array(run.maps), as_array(found.prms), as_array(found.leaked), found.empty.cpu().numpy()
 
+
+def _interpolate(x, P, mode="bilinear", align_corners=False, scale=None):
+    where = {"size": P.shape[1:]} if scale is None else {"scale_factor": scale}
+    return F.interpolate(x, **where, mode=mode, **({"align_corners": align_corners} if mode == "bilinear" else {}))
+
+
+# Layers of one input: V from x, P of V, and the options of the oracle's function.
+LAYERS = {
+    "linear": lambda x, P, W: F.linear(x, W),
+    "max_pool2d": lambda x, P, kernel, **options: F.max_pool2d(x, kernel, **options),
+    "adaptive_max_pool2d": lambda x, P: F.adaptive_max_pool2d(x, P.shape[1:]),
+    "avg_pool2d": lambda x, P, kernel, **options: F.avg_pool2d(x, kernel, **options),
+    "adaptive_avg_pool2d": lambda x, P: F.adaptive_avg_pool2d(x, P.shape[1:]),
+    "mean": lambda x, P, axes=(1, 2): x.mean([a + 1 for a in axes], keepdim=P.ndim == 3),
+    "interpolate": _interpolate,
+}
+# Those where the values of x do not matter: given its shape, if it is not P's.
+MOVING = {
+    "slice_axis": lambda x, P, axis, **cut: x[(slice(None),) * (axis + 1) + (slice(*map(cut.get, CUT)),)],
+    "reshape": lambda x, P: x.reshape(x.shape[0], *P.shape),
+    "expand": lambda x, P: x.expand(x.shape[0], *P.shape),
+    "normalization": lambda x, P: F.layer_norm(x, P.shape[-1:]),
+    "activation": lambda x, P: F.gelu(x),
+}
+CUT = ("start", "stop", "step")
 
 # A card's TF32 rounds activations to 11 bits: another network than the oracle's.
 IN_FLOAT32 = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)

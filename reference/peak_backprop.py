@@ -213,7 +213,7 @@ def _average_walk(P, U, rows, columns, count_include_pad, divisor_override, retu
     for p, (i0, i1, full_rows) in enumerate(rows):
         for q, (j0, j1, full_columns) in enumerate(columns):
             count = full_rows * full_columns if count_include_pad else (i1 - i0) * (j1 - j0)
-            divisor = divisor_override or count
+            divisor = divisor_override or count or 1  # a window that lies in the padding altogether: nothing flows
             window = U_hat[:, i0:i1, j0:j1]
             Z = window.sum(axis=(1, 2)) / divisor
             ratio, lost = _ratio(P[:, p, q], Z, TINY * largest * count / divisor)

@@ -21,8 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..peak_backprop import operators as rules
-from ..peak_backprop import windows
+from ..peak_backprop import operators, windows
 from .launching import CONFIGURATIONS, INTERPRETED, TORCH, chosen, expect, launch, register, short
 
 COMPUTED = (torch.float32, torch.bfloat16)
@@ -297,7 +296,7 @@ def _geometry(kernel, stride, padding, dilation) -> dict[str, int]:
 
 
 def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=rules.LAYOUT)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=operators.LAYOUT)
 
 
 def _expect(operator: str, of: Tensor, /, **tensors: tuple[Tensor, tuple[torch.dtype, ...], tuple]) -> None:
@@ -337,13 +336,13 @@ def conv2d(
     table = _table(name, K, G.device, image, origin, to)
     arguments = (G, image, origin, ratio, turned, stride, padding, dilation, groups, to, size, precision)
     if _by_torch(G, ratio, positions=K * prod(size), extent=len(turned) * prod(size)):
-        return rules.walked_conv2d(*arguments)
+        return operators.walked_conv2d(*arguments)
     positions = K * prod(-(-n // s) for n, s in zip(size, stride))
     precision = _precision(G, precision)
     shape = f"{channels}>{len(turned)} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(positions)} positions"
     name = chosen("walk_conv2d", f"{shape} {short(G.dtype)} {precision}", G.device, _default(precision, C_in, C_out))
     if name == TORCH:
-        return rules.walked_conv2d(*arguments)
+        return operators.walked_conv2d(*arguments)
     out = _empty((K, len(turned), *size), G)
     tiles, configuration = _blocks("walk_conv2d", name, positions, C_in)
     step = {f"STEP_{axis}": s // gcd(s, d) for axis, s, d in zip("HW", stride, dilation)}
@@ -396,12 +395,12 @@ def ratio(
     )  # fmt: skip
     arguments = (U, weight, floor, above, stride, padding, dilation, groups, out)
     if _by_torch(U, out, *(() if above is None else (above,)), positions=N * h * w):
-        return rules.walked_ratio(*arguments)
+        return operators.walked_ratio(*arguments)
     shape = f"{groups * C_in}>{channels} {kernel[0]}x{kernel[1]}/{stride[0]} {_about(N * h * w)} positions"
     default = _default("ieee", C_in, channels // groups)
     name = chosen("walk_ratio", f"{shape} {short(U.dtype)}", U.device, default)
     if name == TORCH:
-        return rules.walked_ratio(*arguments)
+        return operators.walked_ratio(*arguments)
     leaks = torch.empty_like(out, dtype=torch.bool)
     tiles, configuration = _blocks("walk_ratio", name, N * h * w, channels // groups)
     launch(
@@ -455,11 +454,11 @@ def max_pool(
     table = _table("prm::walk_max_pool", K, values.device, image, origin, to)
     arguments = (values, image, origin, indices, columns, kernel, stride, padding, dilation, to, size)
     if _by_torch(values, indices, positions=K * prod(size), extent=C * prod(size)):
-        return rules.walked_max_pool(*arguments)
+        return operators.walked_max_pool(*arguments)
     shape = f"{C} channels {kernel[0]}x{kernel[1]}/{stride[0]} {_about(K * prod(size))} positions"
     name = chosen("walk_max_pool", f"{shape} {short(values.dtype)}", values.device)
     if name == TORCH:
-        return rules.walked_max_pool(*arguments)
+        return operators.walked_max_pool(*arguments)
     out = _empty((K, C, *size), values)
     tiles, configuration = _blocks("walk_max_pool", name, K * prod(size), C)
     launch(
@@ -471,7 +470,7 @@ def max_pool(
 
 
 for _operator, _launcher in (
-    (rules.walk_conv2d, conv2d), (rules.walk_ratio, ratio), (windows.walk_windows, on_windows),
-    (rules.walk_max_pool, max_pool),
+    (operators.walk_conv2d, conv2d), (operators.walk_ratio, ratio), (windows.walk_windows, on_windows),
+    (operators.walk_max_pool, max_pool),
 ):  # fmt: skip
     register(_operator, _launcher)

@@ -230,7 +230,7 @@ def bench_kernels(
         bool, typer.Option("--record", help="Measure every configuration too, and write for this GPU which one is the "
                            "fastest for each case; launchers read that.")
     ] = False,
-    readme: Annotated[bool, typer.Option("--readme", help="Print the README's block of GPU figures.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Print docs/results.md's block of GPU figures.")] = False,
     rounds: Rounds = 7,
     device: Device = "cuda",
     json_file: Json = None,

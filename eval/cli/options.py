@@ -48,20 +48,30 @@ def settings_options(
     return decorate
 
 
+def usual(f: Field) -> str:
+    """A field's default as a command line says it."""
+    return NONE if f.default is None else str(f.default).lower()
+
+
+def words(f: Field) -> tuple[str, ...]:
+    """What a field takes that is neither a plain number nor a switch: names, its form, NUMBER, none."""
+    names, form = f.metadata["names"], f.metadata["form"]
+    if "bool" in f.type or not (names or "None" in f.type):
+        return ()
+    number = "NUMBER" if "float" in f.type or "int" in f.type else ""
+    return (*names, *filter(None, (form, number, NONE if "None" in f.type else "")))
+
+
 def _parameter(f: Field, text: str, panel: str, shown: bool) -> inspect.Parameter:
-    usual = NONE if f.default is None else f.default
     text = text[0].upper() + text[1:]
-    text += "." if shown or f.default is None else f" ({str(usual).lower()})."
+    text += "." if shown or f.default is None else f" ({usual(f)})."
     flag, least, most = f"--{f.name.replace('_', '-')}", f.metadata["least"], f.metadata["most"]
     option: dict[str, Any] = {"help": text, "rich_help_panel": panel}
-    names = f.metadata["names"]
     if "bool" in f.type:
         kind, decl = bool, (f"{flag}/--no-{flag[2:]}",)
-    elif "None" in f.type or names:
-        number = "NUMBER" if "float" in f.type or "int" in f.type else ""
+    elif words(f):
         kind, decl = str, (flag,)
-        also = f.metadata["form"], number, NONE if "None" in f.type else ""
-        option["metavar"] = "|".join((*names, *filter(None, also)))
+        option["metavar"] = "|".join(words(f))
     else:
         kind, decl = int if f.type == "int" else float, (flag,)
         option |= {"min": least, "max": most}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of the README's section on time, with the plots: about 45 minutes on two cores that do nothing else.
+# The section on time and memory of docs/results.md, with its plots: about 45 minutes on two cores that do nothing else.
 # Needs the extra "bench", BBBC038's stage 1 training set (.zip or folder) and what `make demo` leaves in demo/.
 # Run from the root: eval/results/bench.sh DATA
 set -euo pipefail

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The network that comes along and the table "nuclei" of the README. Needs BBBC038's stage 1 training set (.zip or folder).
+# The network that comes along and the table "Nuclei" of docs/results.md. Needs BBBC038's stage 1 training set (.zip or
+# folder).
 # Trains on tile labels of the train split, chooses the settings of Eq. 6 on every 8th picture of that split, judges on the
 # val split beside a watershed tuned on the same pictures. Run from the root: eval/results/nuclei.sh DATA
 set -euo pipefail

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The table "drawn scenes" of the README: peak stimulation and global average pooling, same budget, three seeds each.
+# The table "Drawn scenes from random weights" of docs/results.md: peak stimulation and global average pooling, same
+# budget, three seeds each.
 # Run from the repository's root; writes one JSON file a run to eval/results/synthetic/. Arguments: only these aggregations.
 set -euo pipefail
 work=runs/synthetic

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prm.accelerated.peak_backprop import operators as rules
+from prm.accelerated.peak_backprop import operators
 
 PEAKS = (1, 8, 32, 128)
 
@@ -67,7 +67,7 @@ class Case:
         """Numbers in [0.25, 1.25): a seed for each shape, so that they are the same every time."""
         generator = torch.Generator(device).manual_seed(sum(shape))
         made = 0.25 + torch.rand(shape, generator=generator, device=device)
-        return made.to(self.torch_dtype, memory_format=rules.LAYOUT if len(shape) == 4 else torch.contiguous_format)
+        return made.to(self.torch_dtype, memory_format=operators.LAYOUT if len(shape) == 4 else torch.contiguous_format)
 
 
 def fewer(peaks: int) -> int:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prm.accelerated.peak_backprop import operators as rules
-from prm.accelerated.peak_backprop import windows
+from prm.accelerated.peak_backprop import operators, windows
 
 from .case import Case, Work, fewer
 
@@ -94,7 +93,7 @@ class WalkConvolution(OnWindows):
         return (torch.ops.prm.walk_conv2d(*inputs),)
 
     def plain(self, *inputs):
-        return (rules.walked_conv2d(*inputs),)
+        return (operators.walked_conv2d(*inputs),)
 
     def work(self) -> Work:
         K, bytes_each = self.peaks, self.torch_dtype.itemsize
@@ -139,7 +138,7 @@ class WalkRatio(Case):
         U = self.random(device, 1, self.channels_in, below, below)
         U[..., : below // 3, : below // 3] = 0  # as behind a ReLU: Z leaks here
         weight = self.random(device, self.channels_out, self.channels_in, self.kernel, self.kernel)
-        floor = rules.TINY * U.amax().float() * weight.float().sum((1, 2, 3))[None]
+        floor = operators.TINY * U.amax().float() * weight.float().sum((1, 2, 3))[None]
         above = self.random(device, 1, self.channels_out, p, p) if self.above else None
         geometry = [self.stride] * 2, [self.padding] * 2, [1, 1], 1
         out = windows.empty((1, self.channels_out, p, p), U)
@@ -149,7 +148,7 @@ class WalkRatio(Case):
         return inputs[-1], torch.ops.prm.walk_ratio(*inputs)
 
     def plain(self, *inputs):
-        return inputs[-1], rules.walked_ratio(*inputs)
+        return inputs[-1], operators.walked_ratio(*inputs)
 
     def answers(self, out, leaks) -> tuple[Tensor, ...]:
         return out.masked_fill(leaks, 0), leaks
@@ -247,14 +246,14 @@ class WalkMaxPool(OnWindows):
         indices = F.max_pool2d(U, self.kernel, s, self.padding, return_indices=True)[1]
         values = self.random(device, self.peaks, self.channels, self.window, self.window)
         geometry = [self.kernel] * 2, [s, s], [self.padding] * 2, [1, 1]
-        indices = indices.contiguous(memory_format=rules.LAYOUT)
+        indices = indices.contiguous(memory_format=operators.LAYOUT)
         return values, image, origin, indices, p * s, *geometry, self._below(origin), [self.below] * 2
 
     def run(self, *inputs):
         return (torch.ops.prm.walk_max_pool(*inputs),)
 
     def plain(self, *inputs):
-        return (rules.walked_max_pool(*inputs),)
+        return (operators.walked_max_pool(*inputs),)
 
     def work(self) -> Work:
         held, written = (self.peaks * self.channels * side**2 for side in (self.window, self.below))

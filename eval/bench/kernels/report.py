@@ -1,4 +1,4 @@
-"""Tables of what `prm bench kernels` found, and the README's block of GPU figures."""
+"""Tables of what `prm bench kernels` found, and the block of GPU figures in docs/results.md."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def bench_table(rows: Sequence[dict]) -> Table:
     return table
 
 
-# ---- the README's block
+# ---- the block of docs/results.md
 
 
 def readme_block(folder: Path = RESULTS) -> str:

@@ -1,0 +1,25 @@
+"""Checks that tests share: the same tensors, and a refusal in one line."""
+
+import pytest
+import torch
+
+from prm import InputError
+
+
+def assert_same_tensors(mine, theirs):
+    """Two state dicts hold the same names, in one order, with the same dtypes and values."""
+    assert list(mine) == list(theirs)
+    for name in mine:
+        assert mine[name].dtype == theirs[name].dtype
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def refused(call, *words, match=None, error=InputError):
+    """`call` must raise the error: one line that holds the words and matches; the line."""
+    with pytest.raises(error, match=match) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message, message
+    for word in words:
+        assert str(word) in message, message
+    return message
