@@ -1,11 +1,9 @@
-"""Bad input through the installed command: one clear line, exit code 2, nothing lost; odd but valid pictures work."""
+"""Bad input through the command: one clear line, exit code 2, nothing lost; odd but valid pictures work."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +15,11 @@ from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.eval.pictures.images import read_image
 from prm.eval.proposals import proposals_for
 from prm.eval.proposals.formats import authors_json
+from prm.parity_tests.command import run
 
 TINY = ["--network-options", '{"widths": [4, 4]}', "--size", "32", "--epochs", "1"]
 PICTURE = np.random.default_rng(0).integers(0, 60, (48, 64, 3), dtype=np.uint8)
 PICTURE[10:30, 10:30], PICTURE[28:44, 40:60] = 200, (200, 90, 40)
-
-
-def prm(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).with_name("prm")), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONWARNINGS": "default"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=120)
 
 
 def errors(result: subprocess.CompletedProcess) -> list[str]:
@@ -190,34 +183,26 @@ USAGE = {
 
 
 @pytest.fixture(scope="module")
-def runs(place, request):
-    """The selected cases' runs, two at a time: most of a run is the start of Python."""
-    cases = CASES | USAGE
-    wanted = {i.callspec.params.get("case") for i in request.session.items if hasattr(i, "callspec")}
+def kept(place):
+    """The folder of all cases; none of them may change what was there, or leave anything of a refused training."""
     before = content(place / "net")
-    with ThreadPoolExecutor(2) as pool:
-        yield {case: pool.submit(prm, *cases[case][0], cwd=place) for case in cases if case in wanted}
+    yield place
     assert content(place / "net") == before and (place / "file").read_text() == "a file"
+    assert not (place / "t1").exists() and not list(place.glob("t2/*"))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line(runs, case):
-    (line,) = errors(runs[case].result())
+def test_one_line(kept, case):
+    (line,) = errors(run(*CASES[case][0], cwd=kept))
     for word in CASES[case][1]:
         assert word in line
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_usage(runs, case):
-    result = runs[case].result()
+def test_usage(kept, case):
+    result = run(*USAGE[case][0], cwd=kept)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert USAGE[case][1] in result.stderr
-
-
-def test_refused_training_leaves_no_output(runs, place):
-    for run in runs.values():
-        run.result()
-    assert not (place / "t1").exists() and not list(place.glob("t2/*"))
 
 
 # ------------------------------------------------------------------------------------------- bad pictures among good
@@ -236,7 +221,7 @@ def mixed(place):
     os.truncate(folder / "truncated.jpg", (folder / "truncated.jpg").stat().st_size // 2)
     (folder / "no-header.tif").write_bytes(b"II*\0" + bytes(40))
     (folder / "w.png").write_bytes(whole)
-    return prm("segment", folder, "-c", "net", "-o", "mixed-out", "--json", "mixed.json", cwd=place)
+    return run("segment", folder, "-c", "net", "-o", "mixed-out", "--json", "mixed.json", cwd=place)
 
 
 BAD = {"truncated.png": "truncated", "zero-byte.png": "0 bytes", "text.jpg": "not a picture",
@@ -264,7 +249,7 @@ def test_the_good_picture_among_bad_ones_is_done(mixed, place):
 @pytest.fixture(scope="module")
 def proposed(place):
     """A run over pictures whose proposals are bad, with a good one among them."""
-    return prm("segment", "pictures", "-c", "net", "--proposals", "proposals", "-o", "proposed", cwd=place)
+    return run("segment", "pictures", "-c", "net", "--proposals", "proposals", "-o", "proposed", cwd=place)
 
 
 @pytest.mark.parametrize("name, words", [
@@ -311,7 +296,7 @@ def odd(place):
     folder = place / "odd"
     folder.mkdir()
     _odd(folder)
-    return prm("segment", folder, "-c", "net", "-o", "odd-out", cwd=place)
+    return run("segment", folder, "-c", "net", "-o", "odd-out", cwd=place)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -339,7 +324,7 @@ def test_full_disk(place):
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no permission to mount a small disk")
     try:
-        result = prm("segment", "pictures", "-c", "net", "-o", disk / "out", cwd=place)
+        result = run("segment", "pictures", "-c", "net", "-o", disk / "out", cwd=place)
         (line,) = errors(result)
         assert str(disk) in line and "No space left" in line
         for file in (disk / "out").iterdir():
@@ -352,7 +337,7 @@ def test_full_disk(place):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_figures_onto_a_full_disk_lose_nothing_else(place):
-    (line,) = errors(prm("segment", "good.png", "-c", "net", "-o", "kept", "--json", "/dev/full", cwd=place))
+    (line,) = errors(run("segment", "good.png", "-c", "net", "-o", "kept", "--json", "/dev/full", cwd=place))
     assert "/dev/full" in line and "No space left" in line
     assert {p.name for p in (place / "kept").iterdir()} == {
         "good.overlay.png", "good.panel.png", "index.html", "instances.json",

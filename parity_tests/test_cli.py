@@ -1,7 +1,6 @@
 """The command line end to end, in miniature: data, training, evaluation, tuning, segmentation, comparison, help."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,23 +14,11 @@ import prm
 from prm.accelerated.checkpoint import load_checkpoint
 from prm.eval.cli import app
 from prm.eval.tuning.grid import GRID
+from prm.parity_tests.command import done, run
 
 COCO = pytest.importorskip("pycocotools.coco").COCO
 
 TINY = ["--network-options", '{"widths": [8, 8], "pools": 2, "depth": 1}', "--size", "64", "--batch-size", "4"]
-
-
-def run(*arguments, cwd) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).with_name("prm")), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=120)
-
-
-def done(*arguments, cwd) -> str:
-    """The standard output of a run that must succeed."""
-    result = run(*arguments, cwd=cwd)
-    assert result.returncode == 0, result
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -134,5 +121,9 @@ def test_help(tmp_path, path, command):
         assert name in text
 
 
-def test_version(tmp_path):
-    assert done("--version", cwd=tmp_path).strip() == prm.__version__
+def test_the_installed_command(tmp_path):
+    command = Path(sys.executable).with_name("prm")
+    told = subprocess.run([command, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (told.returncode, told.stdout.strip()) == (0, prm.__version__)
+    told = subprocess.run([command, "eval", "--data", "nowhere"], capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == 2 and told.stdout == "" and "prm: error: nowhere: no such file" in told.stderr

@@ -1,44 +1,18 @@
 """The commands of docs/paper.md for VOC and COCO, each on a miniature in the official layout."""
 
-import io
 import json
-import os
 import shutil
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from prm.eval.cli import main
 from prm.eval.datasets import open_dataset
+from prm.parity_tests.command import done, run
 from prm.parity_tests.documents import ROOT, blocks, commands
 from prm.parity_tests.miniatures import write_coco, write_voc
 from prm.parity_tests.test_cli import TINY
-
-
-def run(*arguments, cwd):
-    """The command `prm` in this process: a dozen of its own would take minutes to start."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (chdir(cwd), redirect_stdout(out), redirect_stderr(err), mock.patch.dict(os.environ, COLUMNS="200"),
-          mock.patch.object(sys, "argv", ["prm", *map(str, arguments)])):  # fmt: skip
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
-
-
-def done(*arguments, cwd) -> str:
-    """The standard output of a run that must succeed."""
-    result = run(*arguments, cwd=cwd)
-    assert result.returncode == 0, result
-    return result.stdout
-
 
 VOC = "data/VOCdevkit/VOC2012"
 OPTIONS = ("--", *TINY, "--epochs", 1)
