@@ -17,7 +17,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
-# The three parts share nothing; two go side by side.
+# The three parts share nothing; two go side by side, each with one thread.
+suite commands kernels: export OMP_NUM_THREADS = 1
 test: $(INSTALLED) lint
 	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite kernels commands
 
@@ -31,7 +32,7 @@ commands: $(INSTALLED)
 # The GPU kernels on a machine without a GPU: in Triton's interpreter against the oracle, and compiled for a
 # GPU of each maker.
 kernels: $(INSTALLED)
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
 	$(BIN)/python -m pytest parity_tests/test_kernels_compile.py parity_tests/test_kernels_bench.py
 
 # The comparison of the fast path with the oracle on many more cases: about an hour; that of the kernels another one. Then

@@ -17,6 +17,7 @@ import prm.reference
 from prm import InputError
 from prm.accelerated.peak_backprop import rules
 from prm.parity_tests import conformance, scipy_port
+from prm.parity_tests.command import done, error, run
 from prm.parity_tests.conformance import NETWORKS, Mismatch, check, plan
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.operators import OPERATORS, Case
@@ -270,16 +271,12 @@ def test_layers_are_walked_from_windows_too(port):
     ],
 )
 def test_bad_input_is_one_line(arguments, message):
-    done = run_prm("run", *arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("prm: error: ") and message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert message in error("parity", "run", *arguments)
 
 
 def test_an_object_of_arrays_is_compared_by_name(tmp_path):
-    done = run_prm("run", "--implementation", "prm:reference", "--examples", 5, "--networks", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    table = done.stdout.splitlines()
+    table = done("parity", "run", "--implementation", "prm:reference", "--examples", 5, "--networks", 2,
+                 cwd=tmp_path).splitlines()  # fmt: skip
     assert table[0].split() == ["function", "paper", "dtype", "ran", "cases", "largest", "error", "tolerance", "result",
                                 "seconds"]  # fmt: skip
     assert [line.split()[0] for line in table[1:-2:2]] == [*OPERATORS, NETWORKS]
@@ -294,17 +291,17 @@ def test_the_parity_extra_is_named_when_it_is_missing():
 
 
 def test_golden_vectors_by_the_command(tmp_path):
-    written = run_prm("write-golden", tmp_path / "golden")
+    written = run("parity", "write-golden", tmp_path / "golden")
     assert written.returncode == 0 and "README.md" in written.stdout, written.stderr
-    right = run_prm("check-golden", tmp_path / "golden", "--json", tmp_path / "figures.json")
+    right = run("parity", "check-golden", tmp_path / "golden", "--json", tmp_path / "figures.json")
     assert right.returncode == 0, right.stdout + right.stderr
     assert re.fullmatch(r"(\d+) right, 0 wrong, 0 absent, of \1 arrays\n", right.stdout)
     (tmp_path / "port.py").write_text("from prm.reference import peak_stimulation, peak_backprop, network\n"
                                       "class retrieval:\n    contour = staticmethod(lambda S, width: S)\n")  # fmt: skip
-    partial = run_prm("check-golden", tmp_path / "golden", "--implementation", "port", cwd=tmp_path)
+    partial = run("parity", "check-golden", tmp_path / "golden", "--implementation", "port", cwd=tmp_path)
     assert partial.returncode == 1
     assert re.search(r"^wrong: .*contour", partial.stdout, re.M) and re.search(r"^absent: .*nms", partial.stdout, re.M)
-    nothing = run_prm("check-golden", tmp_path / "nothing")
+    nothing = run("parity", "check-golden", tmp_path / "nothing")
     assert nothing.returncode == 2 and len(nothing.stderr.splitlines()) == 1
 
 
