@@ -17,10 +17,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
-# The three parts share nothing; two go side by side, each with one thread.
+# The four parts share nothing; two go side by side, each with one thread.
 suite commands kernels: export OMP_NUM_THREADS = 1
-test: $(INSTALLED) lint
-	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite kernels commands
+test: $(INSTALLED)
+	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite lint kernels commands
 
 suite: $(INSTALLED)
 	$(BIN)/python -m pytest --ignore-glob 'parity_tests/test_kernels_*' $(addprefix --ignore=,$(COMMAND_TESTS))

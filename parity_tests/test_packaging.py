@@ -109,8 +109,9 @@ COMMAND = ("-m", "prm.eval.cli", "bench")
 
 @pytest.mark.parametrize(
     "arguments",
-    [("-c", IMPORTS), (*COMMAND, "--help"), (*COMMAND, "peaks", "--size", "1x2x8x8", "--rounds", "1")],
-    ids=["imports", "help", "peaks"],
+    [("-c", IMPORTS), (*COMMAND, "--help"),
+     (*COMMAND, "segment", "--network", "smallnet", "--size", "64", "--peaks", "3", "--repeat", "1")],
+    ids=["imports", "help", "segment"],
 )
 def test_without_what_a_machine_with_an_accelerator_may_lack(arguments, tmp_path):
     # Python runs sitecustomize in every process, those that the bench starts too.
