@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device type that the fast path is tested on (default: cpu)")
-    parser.addoption("--examples", type=int, default=200, help="cases for an operator and dtype (default: 200)")
+    parser.addoption("--examples", type=int, default=120, help="cases for an operator and dtype (default: 120)")
     parser.addoption("--kernel-examples", type=int, default=25, help="cases for a GPU kernel (default: 25)")
     parser.addoption("--all-targets", action="store_true", help="compile the GPU kernels for six GPUs, not for two")
     parser.addoption("--networks", type=int, default=150, help="random networks for a dtype (default: 150)")

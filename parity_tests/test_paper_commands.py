@@ -129,7 +129,7 @@ def in_small(words):
     if "--weights" in words:
         at = words.index("--weights")
         words[at : at + 2] = TINY[:2]
-    return words
+    return [*words, "--bootstrap", "20"] if words[1] in ("tables", "report") else words
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
