@@ -58,7 +58,7 @@ MUTANTS_OF_EVAL = (
     _mutant("half of a response is enough", "metrics", "half_of_a_response",
             (RESPONSE, "[np.nextafter(threshold, 1)]", "[threshold]")),
     _mutant("void pixels in the response's total", "metrics", "shares_by_hand",
-            (RESPONSE, "counted = ~np.asarray(void, dtype=bool)", "counted = ~np.zeros(size, dtype=bool)")),
+            (RESPONSE, "counted = ~np.asarray(void, dtype=bool)", "counted = np.ones_like(void, dtype=bool)")),
     _mutant("an instance of a bin's lower bound lies below it", "metrics", "groups_to_the_letter",
             (RESPONSE, "(low <= share) & ((share < high)", "(low < share) & ((share <= high)")),
     _mutant("classes that are nowhere count 0 in mIoU", "metrics", "mean_iou_by_hand",
