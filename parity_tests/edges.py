@@ -1,4 +1,4 @@
-"""Maps to pool that chance would leave out: compared by every row of peak pooling, before what is generated."""
+"""Cases that chance would leave out: every row that has some compares them before what is generated."""
 
 import numpy as np
 import torch
@@ -50,3 +50,13 @@ def maps_and_gradients(dtype: torch.dtype) -> list[dict]:
         N, C = arguments["M"].shape[:2]
         found.append({"grad_scores": np.arange(N * C).reshape(N, C) / 8 - 0.5, **arguments})
     return found
+
+
+def averages(dtype: torch.dtype) -> list[dict]:
+    """Arguments of `peak_backprop.avg_pool2d` whose last window is weak, but not so weak that it leaks: with a divisor
+    of its own the bound of a leak is less, by as much as the window's weights sum to."""
+    U = np.zeros((1, 3, 4))
+    U[0, 0, 0], U[0, 2, 3] = 1, 2.0**-19
+    P = np.array([[[0.5, 0], [0, 0.5]]])
+    geometry = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil_mode": True}
+    return [{"P": P, "U": U, **geometry, "count_include_pad": True, "divisor_override": 64}]

@@ -510,10 +510,10 @@ def _avg_poolings(dtype):
     return poolings(dtype, average=True)
 
 
-def _walk(name, strategy, leaks=False, calls=(), answer=None, equation="Eq. 4-5", table=None):
+def _walk(name, strategy, leaks=False, calls=(), answer=None, equation="Eq. 4-5", table=None, **more):
     table = table or (tolerances.WALK if leaks else tolerances.OPERATOR)
     clear = (lambda dtype: strategy(dtype).filter(lambda arguments: decided(name, arguments))) if leaks else strategy
-    return Operator(f"peak_backprop.{name}", equation, clear, answer or walked(name, leaks), table, calls)
+    return Operator(f"peak_backprop.{name}", equation, clear, answer or walked(name, leaks), table, calls, **more)
 
 
 OPERATORS = {
@@ -528,7 +528,7 @@ OPERATORS = {
         ),
         _walk("conv2d", convolutions, leaks=True, calls=WALK),
         _walk("linear", linears, leaks=True),
-        _walk("avg_pool2d", _avg_poolings, leaks=True, calls=WALK),
+        _walk("avg_pool2d", _avg_poolings, leaks=True, calls=WALK, edges=edges.averages),
         _walk("adaptive_avg_pool2d", adaptive_poolings, leaks=True),
         _walk("mean", means, leaks=True),
         _walk("interpolate", interpolations, leaks=True),
