@@ -35,7 +35,8 @@ class Operator:
     name: dotted, as in prm.reference. equation: where the paper has it. cases: dtype -> strategy of the arguments,
     float arrays in float64. answer: (implementation, arguments) -> named arrays; integers and truth values are compared
     exactly. tolerance: dtype -> share of the largest magnitude. calls: the torch operators that must have run. edges:
-    dtype -> arguments that are compared whatever chance draws.
+    dtype -> arguments that are compared whatever chance draws. work: arguments -> how many steps a case takes, of a
+    function whose cases differ much in that.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Operator:
     tolerance: Mapping[torch.dtype, float]
     calls: tuple[str, ...] = ()
     edges: Callable[[torch.dtype], list[dict]] = lambda dtype: []
+    work: Callable[[dict], int] = lambda arguments: 0
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,10 @@ def maps_and_gradients(draw, dtype):
 def rounded(threshold, dtype):
     """A threshold as the maps' dtype holds it: the oracle computes in float64 and cannot know."""
     return float(torch.tensor(threshold, dtype=dtype)) if isinstance(threshold, float) else threshold
+
+
+def comparisons(arguments):
+    return arguments["M"].size * (arguments["upsample"] * arguments["window"]) ** 2
 
 
 def pooled(implementation, arguments):
@@ -521,10 +527,11 @@ OPERATORS = {
     for operator in (
         Operator(
             "peak_stimulation.forward", "Eq. 1-2", maps_to_pool, pooled, tolerances.POOLING, _POOL, edges.maps_to_pool,
+            comparisons,
         ),
         Operator(
             "peak_stimulation.backward", "Eq. 3", maps_and_gradients, pooled_backward, tolerances.POOLING_GRADIENT,
-            _POOL_BACKWARD, edges.maps_and_gradients,
+            _POOL_BACKWARD, edges.maps_and_gradients, comparisons,
         ),
         _walk("conv2d", convolutions, leaks=True, calls=WALK),
         _walk("linear", linears, leaks=True),

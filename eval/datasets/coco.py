@@ -123,6 +123,7 @@ class AnnotationFile:
 
     def __init__(self, path: Path, folders: Sequence[Path], report: Callable[[InputError], None] = refuse):
         self.path, self._folders = path, folders
+        self._headers: dict[str, tuple[int, tuple[int, int]]] = {}
         try:
             content = json.loads(path.read_bytes())
             categories = {entry["id"]: entry["name"] for entry in content["categories"]}
@@ -234,10 +235,13 @@ class AnnotationFile:
         return False
 
     def _stored(self, name: str) -> tuple[int, tuple[int, int]]:
-        try:
-            return stored(self.picture(name)) or (1, self.images[name])
-        except InputError:
-            return 1, self.images[name]
+        """Looked at once a picture: masks and boxes both ask, and of a PNG the whole file has to be decoded."""
+        if name not in self._headers:
+            try:
+                self._headers[name] = stored(self.picture(name)) or (1, self.images[name])
+            except InputError:
+                self._headers[name] = 1, self.images[name]
+        return self._headers[name]
 
     def _mask(self, name: str, k: int) -> np.ndarray:
         """(H, W) bool mask of annotation `k` of picture `name`, of the size that the file states."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from ..pictures.page import escaped, html_page
 from .report import FAILURES, MEANING, SUCCESS, Case, Drawing, Part, run_name, versions
 from .tables import AGGREGATIONS, Runs, Table, cell
 
@@ -26,15 +26,20 @@ NUMBER = re.compile(r"-|[-+]?\d[\d.,]*( ± [\d.]+)?( \[[^]]*\])?")
 def page(parts: Sequence[Part], command: str) -> bytes:
     """The whole page, UTF-8. command: what it was made with, to be shown."""
     sections = [section for part in parts for section in _sections(part, several=len(parts) > 1)]
-    contents = "".join(f'<li><a href="#s{k}">{_text(title)}</a></li>' for k, (title, _) in enumerate(sections))
-    body = "\n".join(f'<section aria-labelledby="s{k}">\n<h2 id="s{k}">{_text(title)}</h2>\n{content}\n</section>'
+    contents = "".join(f'<li><a href="#s{k}">{escaped(title)}</a></li>' for k, (title, _) in enumerate(sections))
+    body = "\n".join(f'<section aria-labelledby="s{k}">\n<h2 id="s{k}">{escaped(title)}</h2>\n{content}\n</section>'
                      for k, (title, content) in enumerate(sections))  # fmt: skip
     title = "Peak Response Mapping: " + "; ".join(part.runs.label for part in parts)
-    return _PAGE.format(
-        title=_text(title), style=_STYLE, header="\n".join(_header(part.runs) for part in parts), contents=contents,
-        body=body, command=_text(command),
-        versions=", ".join(f"{_text(name)} {_text(number)}" for name, number in versions().items()),
-    ).encode("utf-8", "replace")  # fmt: skip
+    header = "\n".join(_header(part.runs) for part in parts)
+    made = ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in versions().items())
+    return html_page(title, _STYLE, f"""{header}
+<details class="made"><summary>How this report was made</summary>
+<pre>{escaped(command)}</pre>
+<p>{made}</p></details>
+</header>
+<nav aria-label="Contents"><ol>{contents}</ol></nav>
+<main>
+{body}""")
 
 
 def _sections(part: Part, several: bool) -> Iterable[tuple[str, str]]:
@@ -71,10 +76,10 @@ def _header(runs: Runs) -> str:
     seeds: dict[str, list] = {}
     for run in runs.all:
         seeds.setdefault(run_name(run, seed=False), []).append(run["run"]["seed"])
-    networks = "<br>".join(_text(name) + (f": seed {', '.join(map(str, sorted(some)))}" if None not in some else "")
+    networks = "<br>".join(escaped(name) + (f": seed {', '.join(map(str, sorted(some)))}" if None not in some else "")
                            for name, some in seeds.items())  # fmt: skip
     facts = {
-        "data set": _text(made["data"]), "split": _text(made["split"]),
+        "data set": escaped(made["data"]), "split": escaped(made["split"]),
         "pictures": f"{runs.all[0]['pictures']}, {runs.all[0].get('pictures_with_masks', 0)} with masks",
         "classes": str(len(made["class_names"])), "networks": networks,
     }  # fmt: skip
@@ -83,7 +88,7 @@ def _header(runs: Runs) -> str:
     tiles = "".join(f"<div><dt>{_heading(name)}</dt><dd>{_cell_text(text)}</dd></div>"
                     for name, text in figures if text)  # fmt: skip
     which = AGGREGATIONS.get(runs.main[0]["run"]["aggregation"], "no network")
-    glance = f'<p class="soft">At a glance, percent, {_text(which)}:</p>\n<dl class="glance">{tiles}</dl>'
+    glance = f'<p class="soft">At a glance, percent, {escaped(which)}:</p>\n<dl class="glance">{tiles}</dl>'
     return f'<dl class="facts">{rows}</dl>\n{glance if tiles else ""}'
 
 
@@ -96,8 +101,8 @@ def _verdicts(part: Part) -> str:
 
 def _table(table: Table, heading: bool = True) -> str:
     rows = "\n".join(_row(row, groups=[group for group, _ in table.columns]) for row in table.rows)
-    notes = "".join(f'<p class="note">{_text(note)}</p>\n' for note in table.notes)
-    name = html.escape(table.title, quote=True)
+    notes = "".join(f'<p class="note">{escaped(note)}</p>\n' for note in table.notes)
+    name = escaped(table.title)
     title = f"<h3>{_heading(table.title)}</h3>\n" if heading else ""
     return (f'{title}<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n<table>\n<thead>\n'
             f"{_head(table)}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n{notes}")  # fmt: skip
@@ -140,7 +145,8 @@ def _kind(group: str) -> str:
 
 def _plots(drawings: Sequence[Drawing], kind: str, caption: str) -> str:
     images = "\n".join(_image(drawing.svg, "svg+xml", drawing.text) for drawing in drawings)
-    return f'<figure class="plots {kind}">\n<div>{images}</div>\n<figcaption>{_text(caption)}</figcaption>\n</figure>\n'
+    words = f"<figcaption>{escaped(caption)}</figcaption>"
+    return f'<figure class="plots {kind}">\n<div>{images}</div>\n{words}\n</figure>\n'
 
 
 def _gallery(gallery: Mapping[str, list[Case]], label: str) -> str:
@@ -149,27 +155,27 @@ def _gallery(gallery: Mapping[str, list[Case]], label: str) -> str:
         "filled), the Peak Response Maps of all peaks (dots), and the masks that were found. Colours tell classes. "
         f"Chosen by these counts alone: {label}."
     )
-    made = [f"<p>{_text(intro)}</p>"]
+    made = [f"<p>{escaped(intro)}</p>"]
     for category in (SUCCESS, *FAILURES):
         if category not in gallery:
             continue
         cases = "\n".join(_case(case) for case in gallery[category])
         what = "most found, fewest false" if category == SUCCESS else f"a true instance: {MEANING[category]}"
-        heading = f"<h3>{_text(category.capitalize())} <small>{_text(what)}</small></h3>"
+        heading = f"<h3>{escaped(category.capitalize())} <small>{escaped(what)}</small></h3>"
         made.append(f'{heading}\n<div class="cases">\n{cases}\n</div>')
     return "\n".join(made)
 
 
 def _case(case: Case) -> str:
-    tiles = "".join(f'<div>{_image(data, "jpeg", f"{case.name}: {what}")}<span>{_text(what)}</span></div>'
+    tiles = "".join(f'<div>{_image(data, "jpeg", f"{case.name}: {what}")}<span>{escaped(what)}</span></div>'
                     for what, data in case.tiles.items())  # fmt: skip
     legend = "".join('<li><span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*colour)
-                     + f"{_text(name)}</li>" for name, colour in case.legend)  # fmt: skip
+                     + f"{escaped(name)}</li>" for name, colour in case.legend)  # fmt: skip
     instances = ", ".join(f"{name} {count}" for name, count in case.outcomes.items())
     verdicts = ", ".join(f"{name} {count}" for name, count in case.verdicts.items()) or "none"
-    return (f'<figure class="case">\n<div class="tiles">{tiles}</div>\n<figcaption><b>{_text(case.name)}</b> '
-            f'<ul class="legend">{legend}</ul><br>true instances: {_text(instances)}; predictions: {_text(verdicts)}'
-            "</figcaption>\n</figure>")  # fmt: skip
+    return (f'<figure class="case">\n<div class="tiles">{tiles}</div>\n<figcaption><b>{escaped(case.name)}</b> '
+            f'<ul class="legend">{legend}</ul><br>true instances: {escaped(instances)}; '
+            f"predictions: {escaped(verdicts)}</figcaption>\n</figure>")  # fmt: skip
 
 
 def _settings(run: dict) -> str:
@@ -177,11 +183,11 @@ def _settings(run: dict) -> str:
     settings, training = made.pop("settings", None), made.pop("training", None)
     groups = {"Run": made, "Segmenter": settings, "Training": training}
     tables = "".join(f"<h4>{title}</h4>\n{_pairs(pairs)}" for title, pairs in groups.items() if pairs)
-    return f"<details><summary>{_text(run_name(run))}</summary>\n{tables}</details>"
+    return f"<details><summary>{escaped(run_name(run))}</summary>\n{tables}</details>"
 
 
 def _pairs(pairs: Mapping) -> str:
-    rows = "".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(_plain(value))}</td></tr>\n'
+    rows = "".join(f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(_plain(value))}</td></tr>\n'
                    for name, value in pairs.items())  # fmt: skip
     return f'<div class="scroll"><table class="pairs">\n{rows}</table></div>\n'
 
@@ -195,48 +201,19 @@ def _plain(value) -> str:
 
 def _image(data: bytes, kind: str, words: str) -> str:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<img src="{source}" alt="{html.escape(words, quote=True)}">'
-
-
-def _text(words) -> str:
-    return html.escape(str(words), quote=True)
+    return f'<img src="{source}" alt="{escaped(words)}">'
 
 
 def _heading(words: str) -> str:
     """Escaped, with the r of mAP^r raised."""
-    return re.sub(r"\b(m?AP)\^r(?:_(?=\d))?", r"\1<sup>r</sup> ", _text(words))
+    return re.sub(r"\b(m?AP)\^r(?:_(?=\d))?", r"\1<sup>r</sup> ", escaped(words))
 
 
 def _cell_text(words: str) -> str:
     """A figure, its interval in small below."""
     number, bracket, interval = words.partition(" [")
-    return _text(number) + (f" <small>[{_text(interval)}</small>" if bracket else "")
+    return escaped(number) + (f" <small>[{escaped(interval)}</small>" if bracket else "")
 
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{header}
-<details class="made"><summary>How this report was made</summary>
-<pre>{command}</pre>
-<p>{versions}</p></details>
-</header>
-<nav aria-label="Contents"><ol>{contents}</ol></nav>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 _STYLE = """
 :root { --ink: #1c1c1f; --soft: #5c5c64; --page: #f5f5f4; --card: #fff; --line: #dededc; --paper: #f6efe0;

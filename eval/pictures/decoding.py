@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -32,7 +33,7 @@ def decode(
         raise InputError(f"{name}: is not a picture in a known format; convert it to PNG or JPEG") from error
     except Exception as error:  # decoders raise whatever a damaged header makes them trip over
         raise InputError(f"{name}: is damaged ({reason(error)}); copy the file again") from error
-    try:
+    with in_one_line(name):
         count = 1 if image.format in ("TIFF", "MPO") else getattr(image, "n_frames", 1)
         if page >= count and image.format != "TIFF":
             raise InputError(f"{name}: has {pages_to(count)}, and no page {page} (--page)")
@@ -40,17 +41,25 @@ def decode(
             image.seek(page)
         width, height = image.size
         check_pixels(width, height, name)
+    with in_one_line(name, f"{width} x {height} "):
         image.load()
         picture = to_rgb(_upright(image))
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{name}: {width} x {height} does not fit into memory; cut it into tiles") from error
-    except Exception as error:
-        raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
     if count > 1:
         note(f"{name}: took page {page} of {count}")
     return picture
+
+
+@contextmanager
+def in_one_line(name: str, size: str = "") -> Iterator[None]:
+    """Whatever goes wrong with a file's pixels as an InputError; size: of the picture, in words and with a space."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{name}: {size}does not fit into memory; cut it into tiles") from error
+    except Exception as error:  # decoders raise whatever damaged bytes make them trip over
+        raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
 
 
 def check_pixels(width: int, height: int, name: str) -> None:

@@ -1,6 +1,5 @@
 """An HTML page of a run's pictures, which opens from disk."""
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from urllib.parse import quote
 from prm.files import atomic_write
 
 from .figures import called, colour
+from .page import escaped, html_page
 
 
 @dataclass
@@ -41,17 +41,17 @@ def gallery(entries: Sequence[Entry], path: str | os.PathLike, title: str, setti
     total = sum(len(entry.instances) for entry in entries)
     summary = f"{_count(len(entries), 'picture')}, {_count(total, 'instance')}"
     summary += f", {failed} failed" if failed else ""
-    rows = "".join(f"<tr><th>{_escape(key)}</th><td>{_escape(value)}</td></tr>\n" for key, value in settings.items())
+    rows = "".join(f"<tr><th>{escaped(key)}</th><td>{escaped(value)}</td></tr>\n" for key, value in settings.items())
     settings_table = f"<details><summary>Settings</summary>\n<table>\n{rows}</table></details>\n" if rows else ""
-    page = _PAGE.format(title=_escape(title), style=_STYLE, summary=summary, settings=settings_table,
-                        cards="\n".join(_card(entry, folder) for entry in entries))
-    atomic_write(path, page.encode("utf-8", "replace"))
+    cards = "\n".join(_card(entry, folder) for entry in entries)
+    body = f"<p>{summary}</p>\n{settings_table}</header>\n<main>\n{cards}"
+    atomic_write(path, html_page(title, _STYLE, body, "light dark"))
 
 
 def _card(entry: Entry, folder: Path) -> str:
-    name = _escape(entry.name)
+    name = escaped(entry.name)
     if entry.error is not None:
-        return f'<article class="failed">\n<h2>{name}</h2>\n<p class="error">{_escape(entry.error)}</p>\n</article>'
+        return f'<article class="failed">\n<h2>{name}</h2>\n<p class="error">{escaped(entry.error)}</p>\n</article>'
     parts = [f"<article>\n<h2>{name} <small>{_count(len(entry.instances), 'instance')}</small></h2>"]
     sources = {"overlay": entry.overlay, "panel": entry.panel}
     pictures = [(kind, _link(source, folder)) for kind, source in sources.items() if source]
@@ -71,7 +71,7 @@ def _card(entry: Entry, folder: Path) -> str:
 def _table_row(k: int, row: Mapping) -> str:
     swatch = "#{:02x}{:02x}{:02x}".format(*colour(k))
     return (f'<tr><td><span class="swatch" style="background:{swatch}"></span>{k + 1}</td>'
-            f"<td>{_escape(row['class'])}</td><td>{row['score']:.3f}</td><td>{row['confidence']:.3f}</td>"
+            f"<td>{escaped(row['class'])}</td><td>{row['score']:.3f}</td><td>{row['confidence']:.3f}</td>"
             f"<td>{row['peak'][0]:.0f}, {row['peak'][1]:.0f}</td></tr>\n")
 
 
@@ -79,35 +79,10 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _escape(text) -> str:
-    return html.escape(str(text), quote=True)
-
-
 def _link(source: str | os.PathLike, folder: Path) -> str:
     """A relative, percent-encoded link: every byte a file name can hold arrives."""
     return quote(os.fsencode(Path(os.path.relpath(source, folder)).as_posix()))
 
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{summary}</p>
-{settings}</header>
-<main>
-{cards}
-</main>
-</body>
-</html>
-"""
 
 _STYLE = """
 :root { --ink: #1c1c1f; --soft: #66666e; --page: #f5f5f4; --card: #ffffff; --line: #dededc; --bad: #b3261e; }

@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from prm import InputError
-from prm.files import reason
 from prm.settings import ReadSettings
 
-from .decoding import check_pixels, composed, decode, pages_to, stretched, to_rgb, told_channels
+from .decoding import check_pixels, composed, decode, in_one_line, pages_to, stretched, to_rgb, told_channels
 from .orientation import turned
 
 if TYPE_CHECKING:
@@ -55,22 +54,15 @@ def read_tiff(file: BinaryIO, name: str, settings: ReadSettings, note: Callable[
         first = tiff.series[0]  # read now: whatever is wrong with the tags shows here
     except Exception:
         return decode(file, name)  # what Pillow cannot read either, it says why
-    try:
-        with tiff:
-            series, left, number = first, settings.page, 0
-            if count > 1 and left is not None and left.isdecimal() and not _page_axes(first):
-                number, left = int(left), None
-                if number >= count:
-                    raise InputError(f"{name}: has {pages_to(count)}, and no page {number} (--page)")
-                series = tiff.series[number]
-            taken = _choose(series, name, settings.channel_numbers, left)
-            picture = _picture(file, name, series, taken)
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{name}: does not fit into memory; cut it into tiles") from error
-    except Exception as error:
-        raise InputError(f"{name}: is damaged or truncated ({reason(error)}); copy the file again") from error
+    with in_one_line(name), tiff:
+        series, left, number = first, settings.page, 0
+        if count > 1 and left is not None and left.isdecimal() and not _page_axes(first):
+            number, left = int(left), None
+            if number >= count:
+                raise InputError(f"{name}: has {pages_to(count)}, and no page {number} (--page)")
+            series = tiff.series[number]
+        taken = _choose(series, name, settings.channel_numbers, left)
+        picture = _picture(file, name, series, taken)
     said = [*([f"page {number} of {count}"] if count > 1 else []), *taken.said]
     if said:
         note(f"{name}: axes {_told(taken)}: took {', '.join(said)}")
