@@ -7,7 +7,7 @@ COMMAND_TESTS := $(addprefix parity_tests/test_,cli.py segment.py bench.py bad_i
 KERNEL_TESTS := $(addprefix parity_tests/test_kernels_,peak_stimulation.py peak_backprop.py retrieval.py launching.py)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test suite commands kernels lint parity-long mutants clean
+.PHONY: demo test suite commands kernels compiled lint parity-long mutants clean
 
 # Installing happens again only when what is installed changes, so both targets work offline afterwards. The build tools
 # come first and serve the installation itself: an isolated build would fetch its own.
@@ -17,10 +17,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation -e ".[dev]"
 	touch $(INSTALLED)
 
-# The four parts share nothing; two go side by side, each with one thread.
-suite commands kernels: export OMP_NUM_THREADS = 1
+# The five parts share nothing; two go side by side, each with one thread, the longest first.
+suite commands kernels compiled: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
-	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite lint kernels commands
+	+$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) suite commands kernels compiled lint
 
 suite: $(INSTALLED)
 	$(BIN)/python -m pytest --ignore-glob 'parity_tests/test_kernels_*' $(addprefix --ignore=,$(COMMAND_TESTS))
@@ -33,6 +33,8 @@ commands: $(INSTALLED)
 # GPU of each maker.
 kernels: $(INSTALLED)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(KERNEL_TESTS)
+
+compiled: $(INSTALLED)
 	$(BIN)/python -m pytest parity_tests/test_kernels_compile.py parity_tests/test_kernels_bench.py
 
 # The comparison of the fast path with the oracle on many more cases: about an hour; that of the kernels another one. Then

@@ -285,7 +285,7 @@ def test_retrieval_command(tmp_path):
     assert (tmp_path / "retrieval.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_peaks_command(tmp_path):
+def test_peaks_command(here, tmp_path):
     rows, _ = bench_command("peaks", "--size", "2x3x14x14", "--kind", "noise", "--rounds", 2, tmp_path=tmp_path)
     assert rows[0]["passed"] and {"forward", "forward and backward"} <= set(rows[0]["variants"][1])
 
@@ -296,7 +296,7 @@ def test_segment_command(here, tmp_path):
         tmp_path=tmp_path,
     )  # fmt: skip
     assert rows[0]["passed"] and [one["name"] for one in rows[0]["variants"]] == ["ours", "published"]
-    assert set(rows[0]["seconds"]) == set(STAGES) and "published" in out
+    assert set(rows[0]["seconds"]) == set(STAGES) and rows[0]["peak_memory_mb"] > 0 and "published" in out
 
 
 @pytest.mark.parametrize(

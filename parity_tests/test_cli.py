@@ -96,13 +96,6 @@ def test_segment(place):
     assert figures["pictures"] == 5 and not figures["failed"] and len(list((place / "cache").iterdir())) == 5
 
 
-def test_bench(place):
-    done("bench", "segment", "--network", "smallnet", "--size", 64, "--peaks", 3, "--repeat", 1, "--json", "bench.json",
-         cwd=place)  # fmt: skip
-    (row,) = json.loads((place / "bench.json").read_text())["rows"]
-    assert row["peak_memory_mb"] > 0 and all(seconds >= 0 for seconds in row["seconds"].values())
-
-
 def commands(command=None, path=()):
     """(words, click command) of the command line and everything below it."""
     command = command or typer.main.get_command(app)

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -199,12 +198,6 @@ def test_what_is_never_compared_is_refused():
 # ---- the command
 
 
-def run_prm(*arguments, cwd=None, path=()):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "prm.eval.cli", "parity", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
-
-
 KERNELS = '''
 import torch
 import prm.accelerated
@@ -220,22 +213,28 @@ def walk_ratio(U, weight, floor, above, stride, padding, dilation, groups, out):
 RIGHT = "Z <= floor[:, :, None, None]"
 
 
+REGISTERED = """
+import runpy
+from prm.parity_tests.command import run
+told = [run("parity", "run", "--register", name, "--only", "peak_backprop.conv2d", "--dtype", "float32",
+            "--examples", 40, "--json", f"{name}.json") for name in ("right", "wrong")]
+assert told[0].returncode == 0, told[0]
+assert told[1].returncode == 1 and "FAIL" in told[1].stdout and "leaked is 0.0, expected" in told[1].stdout, told[1]
+assert "0 of 1 rows agree with the oracle" in told[1].stdout and told[1].stderr == ""
+with open("repeat.py", "w") as file:  # what it says to run again stands between the table and the last line
+    file.write(told[1].stdout.partition("\\n\\n")[2].partition("\\n\\n")[2].rpartition("\\n\\n")[0])
+runpy.run_path("repeat.py")
+"""
+
+
 def test_a_registered_kernel_is_what_runs_and_is_judged(tmp_path):
+    """In a process of its own: a kernel that is registered stays."""
     (tmp_path / "right.py").write_text(KERNELS.format(RIGHT))
     (tmp_path / "wrong.py").write_text(KERNELS.format("Z < 0  # never"))
-    chosen = ("--only", "peak_backprop.conv2d", "--dtype", "float32", "--examples", 60)
-    right = run_prm("run", "--register", "right", *chosen, "--json", "figures.json", cwd=tmp_path)
-    assert right.returncode == 0, right.stdout + right.stderr
-    (row,) = json.loads((tmp_path / "figures.json").read_text())["rows"]
-    assert (row["ran"], row["cases"], row["failure"]) == ("kernel + torch code", 60, None)
-    wrong = run_prm("run", "--register", "wrong", *chosen, cwd=tmp_path)
-    assert wrong.returncode == 1
-    assert "FAIL" in wrong.stdout and "leaked is 0.0, expected" in wrong.stdout
-    (tmp_path / "repeat.py").write_text(wrong.stdout.partition("\n\n")[2].partition("\n\n")[2].rpartition("\n\n")[0])
-    again = subprocess.run([sys.executable, "repeat.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 1 and "Mismatch: leaked is 0.0, expected" in again.stderr, again.stderr
-    assert "0 of 1 rows agree with the oracle" in wrong.stdout
-    assert wrong.stderr == ""
+    ended = subprocess.run([sys.executable, "-c", REGISTERED], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1 and "Mismatch: leaked is 0.0, expected" in ended.stderr, ended.stderr
+    (row,) = json.loads((tmp_path / "right.json").read_text())["rows"]
+    assert (row["ran"], row["cases"], row["failure"]) == ("kernel + torch code", 40, None)
 
 
 def test_every_kind_of_block_is_walked_and_no_weights_are_drawn_twice():

@@ -1,7 +1,6 @@
 """Every kernel compiles for GPUs of two makers on a machine that has none, and keeps to the registers there are."""
 
 import importlib
-import os
 import pkgutil
 
 import pytest
@@ -76,23 +75,16 @@ def test_the_numbers_are_of_this_world(table):
         assert 0 <= row["shared_bytes"] <= 1024 * SHARED[row["target"]], row
 
 
-def test_a_tile_that_is_too_large_spills():
-    huge = {"BLOCK_M": 256, "BLOCK_N": 256, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
-    rows = compile_table(["sm_80"], ["walk_conv2d"], ["huge"], {"walk_conv2d": {"huge": huge}}, only="bfloat16")
-    assert len(rows) == 1 and rows[0]["spill_bytes"] > 100 and rows[0]["stack_bytes"] > 100
-    assert "spills" in spills(rows)[0]
-
-
-def test_what_does_not_compile_is_a_row_that_says_why():
-    odd = {"best_proposal": {"odd": {"BLOCK": 24, "num_warps": 1}}}
-    (row,) = compile_table(["gfx942"], ["best_proposal"], ["odd"], odd, only="float64")
-    assert row["registers"] is None and "power of 2" in row["note"] and "power of 2" in spills([row])[0]
-
-
-def test_ieee_where_there_is_no_tf32_and_the_interpreters_flag_does_not_reach_the_compiler(monkeypatch):
-    monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1")
-    (row,) = compile_table(["gfx1100"], ["walk_conv2d"], only="float32 tf32")
-    assert row["registers"] > 0 and row["note"] == NOT_SUPPORTED
+def test_what_spills_and_what_does_not_compile_is_a_row_that_says_so():
+    added = {
+        "walk_conv2d": {"huge": {"BLOCK_M": 256, "BLOCK_N": 256, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}},
+        "best_proposal": {"odd": {"BLOCK": 24, "num_warps": 1}},
+    }
+    huge, odd = compile_table(["sm_80"], list(added), ["huge", "odd"], added, only="bfloat16")
+    assert huge["spill_bytes"] > 100 and huge["stack_bytes"] > 100
+    assert odd["registers"] is None and "power of 2" in odd["note"]
+    spilled, failed = spills([huge, odd])
+    assert "spills" in spilled and "power of 2" in failed
 
 
 def test_names_that_nothing_has():

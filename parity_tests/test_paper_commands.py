@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from subprocess import Popen
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from prm.eval.datasets import open_dataset
-from prm.parity_tests.command import done, run
+from prm.parity_tests.command import Here, done, run
 from prm.parity_tests.documents import ROOT, blocks, commands
 from prm.parity_tests.miniatures import write_coco, write_voc
 from prm.parity_tests.test_cli import TINY
@@ -17,6 +18,13 @@ from prm.parity_tests.test_cli import TINY
 VOC = "data/VOCdevkit/VOC2012"
 OPTIONS = ("--", *TINY, "--epochs", 1)
 SERIES = ("--aggregation", "average", "--aggregation", "peak", "--seeds", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_here():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", Here)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,8 @@ def test_table_1_on_val_and_all_others_on_the_pictures_with_masks(place):
 
 
 def test_upper_bounds_and_recall_need_no_network(place):
-    bounds = done("eval", "tables", "--data", "coco", "--split", "val", "--out", "bounds", "--limit", 50, cwd=place)
+    bounds = done("eval", "tables", "--data", "coco", "--split", "val", "--out", "bounds", "--limit", 50,
+                  "--bootstrap", 20, cwd=place)  # fmt: skip
     assert "Table 4" in bounds and "Table 5" not in bounds and "not decided" not in bounds
     figures = json.loads((place / "bounds" / "bounds.json").read_text())
     assert figures["instances"]["true masks: truth"]["ABO"] == 1.0 and figures["run"]["network"] is None
@@ -138,7 +147,9 @@ def test_the_pages_own_commands(place, tmp_path, data):
     (block,) = [one for one in blocks(ROOT / "docs" / "paper.md") if f"--out runs/{data}" in one]
     for name in SERIES[1:4:2]:  # what the shell's patterns find once the series is trained
         (tmp_path / "runs" / data / f"{name}-0").mkdir(parents=True)
-    fetch, *found = commands(block, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", Popen)  # of the shell that reads the page
+        fetch, *found = commands(block, tmp_path)
     assert fetch[:3] == ["prm", "data", "fetch"]
     for words in found:
         two = SERIES[:4] if "train" in words else ()  # of the five aggregations

@@ -25,6 +25,7 @@ from prm.eval.pictures.figures import overlay, panel, write_png
 from prm.eval.pictures.images import read_image
 from prm.eval.pictures.pipeline import in_order, threads
 from prm.eval.proposals import open_proposals, proposals_for
+from prm.parity_tests.command import done, run
 
 LIMIT = 60
 STAGES = {"read", "proposals", "forward", "peaks", "walk", "retrieval", "drawing"}
@@ -113,9 +114,7 @@ def test_pictures_of_one_name_in_subfolders(place, tmp_path):
     for k, name in enumerate(("a/x.png", "b/x.png", "b/x.bmp", "a-x.png", "out/old.png")):
         (pictures / name).parent.mkdir(parents=True, exist_ok=True)
         draw(pictures / name, k)
-    prm = [str(Path(sys.executable).with_name("prm")), "segment", "-c", place / "net", "--limit", str(LIMIT)]
-    done = subprocess.run([*prm, "-r", ".", "-o", "out"], capture_output=True, text=True, cwd=pictures)
-    assert done.returncode == 0, done.stderr
+    done("segment", "-c", place / "net", "--limit", LIMIT, "-r", ".", "-o", "out", cwd=pictures)
     drawn = {f"{stem}.{kind}.png" for stem in ("a-x", "a/x", "b/x", "b/x-2") for kind in ("overlay", "panel")}
     files = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
     assert files == drawn | {"instances.json", "index.html", "old.png"}
@@ -250,15 +249,15 @@ print(json.dumps([picture["memory_mb"] for picture in answers.pictures.values()]
 def test_memory_is_flat_and_a_leak_would_be_seen(place, tmp_path):
     """Growth in MB from the second quarter of many pictures to the last: within noise, unless PRMs are kept."""
     (tmp_path / "pictures").mkdir()
-    for k in range(36):
+    for k in range(24):
         draw(tmp_path / "pictures" / f"{k:02d}.png", k)
 
     def growth(leak: str) -> float:
         arguments = [place / "net", tmp_path / "pictures", tmp_path / leak, leak]
-        done = subprocess.run([sys.executable, "-c", MANY, *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        memory = json.loads(done.stdout)
-        return median(memory[27:]) - median(memory[9:18])
+        ended = subprocess.run([sys.executable, "-c", MANY, *map(str, arguments)], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        memory = json.loads(ended.stdout)
+        return median(memory[18:]) - median(memory[6:12])
 
     with ThreadPoolExecutor(2) as pool:
         flat, leak = pool.map(growth, ("flat", "leak"))
@@ -275,16 +274,16 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
     command = [prm, "segment", str(pictures), "-c", str(place / "net"), "-o", str(out)]
     # Whoever runs the tests in the background may have told its processes to pass Ctrl-C over.
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         until = time.monotonic() + 60
-        while len(list(out.glob("*.panel.png"))) < 3 and run.poll() is None and time.monotonic() < until:
+        while len(list(out.glob("*.panel.png"))) < 3 and process.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=40)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=40)
     finally:
-        run.kill()
-    assert run.returncode == 130 and "Traceback" not in said
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in said
     written = sorted(p.name for p in out.iterdir())
     assert 6 <= len(written) < 200 and all(name.endswith((".overlay.png", ".panel.png")) for name in written)
     for name in written:
@@ -299,21 +298,19 @@ def test_the_command_says_what_it_took_of_a_file(place, tmp_path):
     for name, axes in (("stack", "ZYX"), ("cells", "CYX")):
         stack, file = values if axes == "ZYX" else values[:2], tmp_path / "pictures" / f"{name}.tif"
         tifffile.imwrite(file, stack, photometric="minisblack", metadata={"axes": axes})
-    command = [str(Path(sys.executable).with_name("prm")), "segment", "pictures", "-c", str(place / "net"),
-               "--limit", str(LIMIT), "--json", "figures.json", "--page", "1"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    told = run("segment", "pictures", "-c", place / "net", "--limit", LIMIT, "--json", "figures.json", "--page", 1,
+               cwd=tmp_path)  # fmt: skip
     note = f"pictures/stack.tif: axes ZYX {values.shape}: took Z 1 of 3"
-    assert done.returncode == 2 and f"prm: note: {note}\n" in done.stderr, done.stderr
-    assert done.stderr.count("prm: error: ") == 1 and "pictures/cells.tif: axes CYX" in done.stderr
+    assert told.returncode == 2 and f"prm: note: {note}\n" in told.stderr, told.stderr
+    assert told.stderr.count("prm: error: ") == 1 and "pictures/cells.tif: axes CYX" in told.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["notes"] == {"pictures/stack.tif": note} and list(figures["failed"]) == ["pictures/cells.tif"]
 
 
 def test_the_command_says_time_and_memory(place, tmp_path):
-    command = [str(Path(sys.executable).with_name("prm")), "segment", "pictures", "-c", "net", "-o", str(tmp_path),
-               "--limit", str(LIMIT), "--json", str(tmp_path / "figures.json")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place)
-    assert done.returncode == 2 and done.stderr.count("prm: error: ") == 1 and "3.png: is damaged" in done.stderr
+    told = run("segment", "pictures", "-c", "net", "-o", tmp_path, "--limit", LIMIT,
+               "--json", tmp_path / "figures.json", cwd=place)  # fmt: skip
+    assert told.returncode == 2 and told.stderr.count("prm: error: ") == 1 and "3.png: is damaged" in told.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["pictures_per_second"] == pytest.approx(7 / figures["wall_seconds"], rel=0.1)
     assert set(figures["by_picture"]["pictures/0.png"]["seconds"]) == STAGES

@@ -14,6 +14,7 @@ from prm.accelerated.checkpoint import load_checkpoint, save_checkpoint
 from prm.eval.cli.training import asked
 from prm.eval.datasets import make_synthetic
 from prm.eval.experiments.series import series as series_of
+from prm.parity_tests.command import Here
 
 TINY = ["--network-options", '{"widths": [4, 6], "pools": 2, "depth": 1}', "--size", "48", "--batch-size", "4"]
 OPTIONS = [*TINY, "--epochs", "1"]
@@ -81,8 +82,9 @@ def test_finished_runs_are_not_started_again(trained, scenes, monkeypatch):
     assert all("finished before" in line for line in lines)
 
 
-def test_another_start_is_refused_where_a_run_is_and_taken_where_none_is(trained, scenes, tmp_path):
+def test_another_start_is_refused_where_a_run_is_and_taken_where_none_is(trained, scenes, tmp_path, monkeypatch):
     """A start gives its features and its input's mean and std; the classifier is the run's own."""
+    monkeypatch.setattr(subprocess, "Popen", Here)
     start = load_checkpoint(trained[0] / "peak-3")
     start.input["mean"] = [0.4, 0.5, 0.6]
     save_checkpoint(start, tmp_path / "start.json")
@@ -101,7 +103,8 @@ def test_another_start_is_refused_where_a_run_is_and_taken_where_none_is(trained
     assert found.training["start"] == str(tmp_path / "start.json")
 
 
-def test_a_mistyped_option_is_one_line(scenes, tmp_path):
+def test_a_mistyped_option_is_one_line(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Here)
     (row,) = series(scenes, tmp_path, ["max"], [0], ["--epoch", "1"], report=lambda line: None)
     assert row["state"] == "failed" and "--epoch" in row["error"] and "\n" not in row["error"]
 
@@ -132,7 +135,7 @@ series(sys.argv[1], sys.argv[2], ["average", "max"], [0], sys.argv[3:], asked, j
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
-def test_an_interruption_ends_the_children_and_the_next_call_goes_on(scenes, tmp_path):
+def test_an_interruption_ends_the_children_and_the_next_call_goes_on(scenes, tmp_path, monkeypatch):
     options = [*TINY, "--epochs", "12"]
     command = [sys.executable, "-c", INTERRUPTED, str(scenes), str(tmp_path), *options]
     page = tmp_path / "average-0" / "checkpoint.json"
@@ -153,6 +156,7 @@ def test_an_interruption_ends_the_children_and_the_next_call_goes_on(scenes, tmp
     time.sleep(1)
     assert load_checkpoint(tmp_path / "average-0").epoch == reached  # nobody trains on
     rows = json.loads("[" + ",".join((tmp_path / "average-0" / "log.jsonl").read_text().splitlines()) + "]")
+    monkeypatch.setattr(subprocess, "Popen", Here)
     done = series(scenes, tmp_path, ["average"], [0], options, report=lambda line: None)
     assert done[0]["state"] == "trained" and done[0]["epochs"] == 12
     log = [json.loads(line) for line in (tmp_path / "average-0" / "log.jsonl").read_text().splitlines()]

@@ -26,7 +26,7 @@ TARGETS = {
     "sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32),
     "gfx90a": ("hip", "gfx90a", 64), "gfx942": ("hip", "gfx942", 64), "gfx1100": ("hip", "gfx1100", 32),
 }  # fmt: skip
-PROCESSES = 2
+PROCESSES = 2  # of a whole table; what is few rows takes one
 NOT_SUPPORTED = "not supported: ieee is used"
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -55,10 +55,10 @@ def compile_table(
     # The flag is read when a kernel is defined: under it there would be nothing to compile.
     environment = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "PRM_KERNELS")}
     asked = {"targets": list(targets), "kernels": list(kernels), "configurations": list(configurations),
-             "added": added, "only": only}  # fmt: skip
+             "added": added, "only": only, "parts": 1 if only else PROCESSES}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:  # an empty cache: what is found there comes without its log
         environment |= {"TRITON_CACHE_DIR": folder, "OMP_NUM_THREADS": "1"}
-        started = [_start(asked | {"part": part}, environment) for part in range(PROCESSES)]
+        started = [_start(asked | {"part": part}, environment) for part in range(asked["parts"])]
         answers = [process.communicate() for process in started]
     for process, (_, error) in zip(started, answers):
         if process.returncode:
@@ -242,11 +242,11 @@ def _amd(code: str) -> dict:
 
 
 def _main(asked: str) -> None:
-    """Rows of every PROCESSES-th job, a line of JSON each."""
+    """Rows of one part of the jobs, every so-many-th, a line of JSON each."""
     given = json.loads(asked)
-    part = given.pop("part")
+    part, parts = given.pop("part"), given.pop("parts")
     for number, job in enumerate(_jobs(**given)):
-        if number % PROCESSES == part:
+        if number % parts == part:
             print(json.dumps({"number": number} | compiled(job)), flush=True)
 
 
