@@ -10,7 +10,7 @@ settings.register_profile(
     "prm",
     deadline=None,
     derandomize=True,
-    max_examples=40,
+    max_examples=30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("prm")
@@ -20,10 +20,10 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device type that the fast path is tested on (default: cpu)")
-    parser.addoption("--examples", type=int, default=120, help="cases for an operator and dtype (default: 120)")
+    parser.addoption("--examples", type=int, default=80, help="cases for an operator and dtype (default: 80)")
     parser.addoption("--kernel-examples", type=int, default=25, help="cases for a GPU kernel (default: 25)")
     parser.addoption("--all-targets", action="store_true", help="compile the GPU kernels for six GPUs, not for two")
-    parser.addoption("--networks", type=int, default=150, help="random networks for a dtype (default: 150)")
+    parser.addoption("--networks", type=int, default=100, help="random networks for a dtype (default: 100)")
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def judged_by(judge: str, stem: str, first: str = "") -> list[str]:
     if judge == "parity":
         names = first or {"peak_backprop": "(peak_backprop or network)"}.get(stem, stem)
         chosen = f"test_the_fast_path_agrees_with_the_oracle and {names} and (float64 or float16)"
-        return ["parity_tests/test_conformance.py", "-k", chosen, "--examples", "120", "--networks", "60"]
+        return ["parity_tests/test_conformance.py", "-k", chosen, "--examples", "80", "--networks", "60"]
     files = {"peak_backprop": ("peak_backprop", "network")}.get(stem, (stem,))
     return [f"parity_tests/test_reference_{name}.py" for name in files]
 
