@@ -56,14 +56,18 @@ lint: $(INSTALLED)
 	ln -sfn ../.. $(VENV)/checked/prm
 	$(BIN)/mypy
 
-# From image-level labels to masks in a few minutes: draw scenes, train on their labels, judge on masks, look.
+# Photographs first, with a network that others trained on ImageNet's labels, in half a minute. Then from labels to masks
+# in a few minutes: draw scenes, train on their labels, judge on masks, look.
 demo: $(INSTALLED)
+	$(BIN)/prm data photographs demo/photographs
+	$(BIN)/prm segment demo/photographs --model efficientnet_lite0 -o demo/gallery
+	@echo "Look at demo/gallery/index.html"
 	$(BIN)/prm data make-synthetic demo/scenes --train 600 --val 60
 	$(BIN)/prm train --data demo/scenes --out demo/network --resume --size 128 --epochs 22 --jitter 1.1 \
 	    --network-options '{"widths": [16, 32, 64, 96], "pools": 3}' --lr-features 0.05 --lr-classifier 0.05
 	$(BIN)/prm eval --data demo/scenes -c demo/network --cache demo/proposals --json demo/figures.json
-	$(BIN)/prm segment demo/scenes/val -c demo/network --cache demo/proposals -o demo/gallery
-	@echo "Look at demo/gallery/index.html"
+	$(BIN)/prm segment demo/scenes/val -c demo/network --cache demo/proposals -o demo/scenes-gallery
+	@echo "Look at demo/gallery/index.html, and at demo/scenes-gallery/index.html"
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info

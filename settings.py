@@ -47,7 +47,9 @@ class SegmentationSettings:
     window : side of the square in which a peak is the maximum, odd
     threshold : what a valid peak reaches: median, mean or max of its map, a number, or none
     upsample : factor by which class response maps are enlarged before peaks are looked for
-    class_threshold : least probability of a class, sigmoid(s)
+    class_threshold : least probability of a class: the sigmoid of its score, or of exclusive classes the softmax
+    image_threshold : of exclusive classes: least softmax of the mean response over the picture; 0: not asked
+    top : most classes of a picture, the most probable; none: all that reach class_threshold
     peak_threshold : least response of a peak, as a share of its class's strongest peak
     peak_minimum : the response itself that a peak must exceed, instead of a share (the released code: 30); none: share
     max_peaks : most peaks of a picture, the strongest by share of their class's strongest
@@ -70,6 +72,8 @@ class SegmentationSettings:
     threshold: str | float | None = setting("median", names=("median", "mean", "max"))
     upsample: int = setting(1, 1)
     class_threshold: float = setting(0.5, 0, 1)
+    image_threshold: float = setting(0.0, 0, 1)
+    top: int | None = setting(None, 1)
     peak_threshold: float = setting(0.3, 0, 1)
     peak_minimum: float | None = setting(None)
     max_peaks: int = setting(300, 1)

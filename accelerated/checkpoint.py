@@ -36,6 +36,8 @@ class Checkpoint:
     aggregation : {"name": one of AGGREGATIONS, "options": its keyword arguments}
     training : settings, seed and command; `epoch` counts the finished ones
     segmentation : settings that `prm segment` takes as its defaults
+    classes : {} for answers in the network's own classes, each with its sigmoid; else {"exclusive": whether they
+        exclude each other, "groups": name -> indices, for answers in groups of them}
     state, momentum : parameters and buffers by name; the optimiser's momentum by parameter name
     """
 
@@ -46,6 +48,7 @@ class Checkpoint:
     training: dict = field(default_factory=dict)
     segmentation: dict = field(default_factory=dict)
     figures: dict = field(default_factory=dict)
+    classes: dict = field(default_factory=dict)
     epoch: int = 0
     state: dict[str, Tensor] = field(default_factory=dict, repr=False)
     momentum: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -122,8 +125,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _check(found: Checkpoint) -> None:
     """Raise TypeError, KeyError or ValueError where a field cannot be what it should."""
-    wanted = {dict: ("network", "input", "aggregation", "training", "segmentation", "figures"), list: ("class_names",),
-              int: ("epoch",)}  # fmt: skip
+    wanted = {dict: ("network", "input", "aggregation", "training", "segmentation", "figures", "classes"),
+              list: ("class_names",), int: ("epoch",)}  # fmt: skip
     for kind, names in wanted.items():
         for name in names:
             if not isinstance(getattr(found, name), kind):

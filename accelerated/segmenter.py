@@ -24,6 +24,7 @@ from prm.settings import SegmentationSettings
 
 from .aggregation import aggregation
 from .checkpoint import Checkpoint
+from .classes import Classes
 from .inputs import to_input
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
@@ -107,15 +108,17 @@ class Segmenter:
     device : where to compute
     aggregate : the aggregation (N, C, H, W) -> (N, C) that the classifier was trained with; None is peak stimulation
         with the settings' own window, threshold and upsample
+    classes : what the answers' labels stand for; None is the network's classes, without names
     """
 
     def __init__(
         self, model: nn.Module, mean: Sequence[float], std: Sequence[float], contrast: bool = False,
         settings: SegmentationSettings | None = None, device: str = "cpu", aggregate: nn.Module | None = None,
+        classes: Classes | None = None,
     ):  # fmt: skip
         self.settings = s = settings or SegmentationSettings()
         self.mean, self.std, self.contrast, self.device = list(mean), list(std), contrast, device
-        self.aggregate = aggregate
+        self.aggregate, self.classes = aggregate, classes or Classes(())
         self.backprop = PeakBackprop(
             model.to(device), s.upsample, signed=s.signed, epsilon=s.epsilon, precision=s.precision
         )
@@ -127,10 +130,11 @@ class Segmenter:
         try:
             settings = SegmentationSettings(**(checkpoint.segmentation | overrides))
             aggregate = None if pool["name"] == "peak" else aggregation(pool["name"], **pool.get("options", {}))
-        except (TypeError, ValueError) as error:
+            classes = Classes.from_json(checkpoint.class_names, checkpoint.classes)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"checkpoint: a setting cannot be used ({error})") from None
         contrast = given.get("contrast", False)
-        return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate)
+        return cls(checkpoint.model(), given["mean"], given["std"], contrast, settings, device, aggregate, classes)
 
     def __call__(self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]) -> list[Segmentation]:
         """Segment pictures (H, W, 3) uint8, each with its own proposals at its own size.
@@ -188,35 +192,43 @@ class Segmenter:
         numbers: what the pictures are called in the ValueError about a non-finite map; None counts from 0.
         """
         run = self.backprop.prepare(torch.cat([self.network_input(image) for image in images]), numbers)
-        s, maps = self.settings, run.maps
+        s, maps = self.settings, self.classes.maps(run.maps)
         scores, peaks = peak_stimulation(maps, s.window, s.threshold, s.upsample)
         if self.aggregate is not None:
             scores = self.aggregate(maps)
         image, label, row, column = peaks.unbind(1)
-        wide = enlarge(maps.to(torch.promote_types(maps.dtype, torch.float32)), s.upsample)
-        response = wide[image, label, row, column]
+        response = self._enlarged(maps)[image, label, row, column]
         kind = image * maps.shape[1] + label
         strongest = response.new_full((maps.shape[0] * maps.shape[1],), float("-inf"))
         strongest = strongest.scatter_reduce(0, kind, response, "amax")[kind]
         index, last = torch.arange(len(kind), device=kind.device), len(kind)
         first = torch.full((maps.shape[0] * maps.shape[1],), last, device=kind.device)
-        first = first.scatter_reduce(0, kind, index.where(response == strongest, last), "amin")[kind]
-        share = torch.where(strongest > 0, response / strongest, (index == first).to(response.dtype))
+        first = first.scatter_reduce(0, kind, index.where(response == strongest, last), "amin")
+        share = torch.where(strongest > 0, response / strongest, (index == first[kind]).to(response.dtype))
+        if self.classes.exclusive:  # every class has a peak
+            every = self._enlarged(run.maps)[peaks[first, 0], :, peaks[first, 2], peaks[first, 3]]
+            scores = self.classes.scores(every.reshape(*maps.shape[:2], -1))
         sizes = tuple((picture.shape[0], picture.shape[1]) for picture in images)
-        return Responses(run, sizes, maps, scores, peaks, response, strongest, share)
+        presence = self.classes.presence(run.maps)
+        return Responses(run, sizes, maps, scores, presence, peaks, response, strongest, share)
 
     def find_peaks(self, responses: Responses, *settings: SegmentationSettings) -> Peaks:
         """The peaks that pass any of `settings` (default: the segmenter's own): Algorithm 1, lines 3-5."""
         passes = torch.stack([passing(responses, s) for s in settings or (self.settings,)]).any(dim=0)
         peaks, map_size = responses.peaks[passes], responses.maps.shape[2:]
+        starts = peaks[:, 1]
+        if self.classes.members is not None:
+            every = self._enlarged(responses.run.maps)[peaks[:, 0], :, peaks[:, 2], peaks[:, 3]]
+            starts = self.classes.starts(every, starts)
         positions = [self.position(at, map_size, responses.sizes[n]) for n, _, *at in peaks.tolist()]
-        return Peaks(peaks, responses.response[passes], responses.share[passes],
+        return Peaks(peaks, starts, responses.response[passes], responses.share[passes],
                      np.array(positions, np.float64).reshape(-1, 2))  # fmt: skip
 
     @torch.no_grad()
     def walk(self, responses: Responses, peaks: Peaks) -> list[Walked]:
         """Walk back from peaks of all pictures at once; what each picture has of it."""
-        walked, found = responses.run.prms(peaks.peaks), []
+        image, _, row, column = peaks.peaks.unbind(1)
+        walked, found = responses.run.prms(torch.stack([image, peaks.starts, row, column], dim=1)), []
         for n, size in enumerate(responses.sizes):
             mine = peaks.peaks[:, 0] == n
             kept = mine & ~walked.empty
@@ -248,6 +260,10 @@ class Segmenter:
         return Segmentation(walked.size, walked.maps.cpu(), walked.scores.cpu(), instances, len(walked.leaked),
                             walked.leaked.cpu(), walked.bound.cpu(), answer.seconds)  # fmt: skip
 
+    def _enlarged(self, maps: Tensor) -> Tensor:
+        """Maps (N, C, h, w) as peaks are found on them, at least float32."""
+        return enlarge(maps.to(torch.promote_types(maps.dtype, torch.float32)), self.settings.upsample)
+
     def position(self, peak: Sequence[int], map_size: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
         """Where a peak (row, column) of the enlarged maps lies in a picture of `size`, pixel centres at integers.
 
@@ -268,7 +284,11 @@ def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
         passes = response > s.peak_minimum
     else:
         passes = torch.where(strongest > 0, response >= s.peak_threshold * strongest, responses.share == 1)
-    passes = passes & (responses.scores.sigmoid()[image, label] >= s.class_threshold)
+    allowed = (responses.scores.sigmoid() >= s.class_threshold) & (responses.presence >= s.image_threshold)
+    if s.top is not None:
+        ranked = responses.scores.masked_fill(~allowed, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        allowed = allowed.scatter(1, ranked[:, s.top :], False)
+    passes = passes & allowed[image, label]
     for n in range(len(responses.sizes)):
         mine = (passes & (image == n)).nonzero()[:, 0]
         weakest = responses.share[mine].argsort(descending=True, stable=True)[s.max_peaks :]

@@ -17,7 +17,8 @@ class Responses:
     run : the forward pass, ready for the walk back
     sizes : (H, W) of each picture
     maps : (N, C, h, w) class response maps
-    scores : (N, C) class scores before the sigmoid
+    scores : (N, C) class scores before the sigmoid; where the network's classes exclude each other, see `Classes`
+    presence : (N, C) what `image_threshold` is compared with, see `Classes.presence`
     peaks : (K, 4) int64, rows (image, class, row, column) on the enlarged maps: every valid peak of Eq. 1
     response : (K,) its response, at least float32
     strongest : (K,) the strongest response of its class in its picture
@@ -29,6 +30,7 @@ class Responses:
     sizes: tuple[tuple[int, int], ...]
     maps: Tensor
     scores: Tensor
+    presence: Tensor
     peaks: Tensor
     response: Tensor
     strongest: Tensor
@@ -40,11 +42,13 @@ class Peaks:
     """Stage 2: P peaks to walk from, Algorithm 1, lines 3-5; rows as in `Responses`.
 
     peaks : (P, 4) int64
+    starts : (P,) int64, the network's class that the walk starts at: the peak's own, unless that is a group
     response, share : (P,)
     positions : (P, 2) float64 row and column in the picture, pixel centres at integers
     """
 
     peaks: Tensor
+    starts: Tensor
     response: Tensor
     share: Tensor
     positions: np.ndarray

@@ -35,6 +35,7 @@ class Answers:
     instances : how many were found
     errors : by file name, one line of why the picture could not be used
     notes : by file name, one line of what was taken of a file that holds more than a picture
+    without : file names of the pictures in which no class was probable enough
     wall : seconds from the first picture's reading to the last file's writing
     pictures : by file name, {"seconds": by stage, "memory_mb": held by the process once the picture was done, or None}
     """
@@ -43,6 +44,7 @@ class Answers:
     wall: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
     pictures: dict[str, dict] = field(default_factory=dict)
 
 
@@ -60,6 +62,7 @@ class _Picture:
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
+    peaks: int | None = None
     entry: Entry | None = None
     results: list[dict] = field(default_factory=list)
 
@@ -110,6 +113,7 @@ def segment_files(
                 answers.errors[name] = picture.error
             elif picture.notes:
                 answers.notes[name] = "; ".join(picture.notes)
+            answers.without += [name] if picture.peaks == 0 else []
             tick(picture.file.name)
     answers.instances = len(results)
     write_results(out / "instances.json", results)
@@ -132,7 +136,7 @@ def _walk(segmenter: Segmenter, picture: _Picture) -> _Picture:
     if picture.error is None:
         with _errors_of(picture):
             answer = segmenter([picture.image], [picture.proposals])[0]
-            picture.answer = _with_maps_of(answer, PRMS)
+            picture.answer, picture.peaks = _with_maps_of(answer, PRMS), answer.peaks
             picture.seconds |= answer.seconds
     picture.proposals = None
     return picture

@@ -159,7 +159,7 @@ CASES = {
     "options that are no JSON": (
         ["train", "--data", "things", "-o", "t1", "--network-options", "deep"], ["--network-options", "deep", "JSON"],
     ),
-    "unknown network": (["train", "--data", "things", "-o", "t1", "--network", "alexnet"], ["alexnet", "smallnet"]),
+    "unknown network": (["train", "--data", "things", "-o", "t1", "--network", "lenet"], ["lenet", "smallnet"]),
     "unknown aggregation": (["train", "--data", "things", "-o", "t1", "--aggregation", "sum"], ["sum", "wildcat"]),
     "network too deep for the crop": (
         ["train", "--data", "things", "-o", "t1", "--size", "16", "--network-options", '{"widths": [4, 4, 4, 4, 4], '

@@ -20,17 +20,18 @@ OTHERWISE = {
     "size": 48, "longest": 40, "window": 5, "threshold": "max", "upsample": 2, "class_threshold": 0.9,
     "peak_threshold": 0.9, "peak_minimum": 0.2, "max_peaks": 2, "alpha": 2.5, "beta_area": 0.0, "bias": 1.5,
     "contour": 3, "min_area": 0.05, "max_area": 0.1, "epsilon": 0.95, "nms": 0.05, "nms_per_class": True,
-    "signed": True, "precision": "tf32",
+    "signed": True, "precision": "tf32", "image_threshold": 0.5, "top": 1,
 }  # fmt: skip
 """Another value of every setting than the checkpoint's."""
 OPTIONS = {
     **{name: [f"--{name.replace('_', '-')}", value] for name, value in OTHERWISE.items()},
     "nms_per_class": ["--nms-per-class"], "signed": ["--signed"],
     "every": ["--every", 2], "limit": ["--limit", 20], "split": ["--split", "train"], "device": ["--device", "cpu"],
+    "classes": ["--classes", "disc,star"],
     "proposals": ["--proposals", "others"], "cache": ["--cache", "elsewhere"], "work": ["--work", "kept"],
 }  # fmt: skip
-NEUTRAL = {"precision", "device", "cache", "work"}
-"""What changes nothing on a CPU."""
+NEUTRAL = {"precision", "device", "cache", "work", "image_threshold"}
+"""What changes nothing on a CPU, or where classes do not exclude each other."""
 
 
 @pytest.fixture(scope="module")
@@ -80,4 +81,4 @@ def test_both_views_agree_in_every_option_that_they_share(name, place, usual):
 def test_every_shared_option_is_here():
     commands = [set(inspect.signature(one).parameters) for one in (judging.evaluate_command, judging.tables_command)]
     assert {f.name for f in fields(SegmentationSettings)} <= commands[0] & commands[1]
-    assert commands[0] & commands[1] - {"data", "checkpoint", "json_file"} == set(OPTIONS)
+    assert commands[0] & commands[1] - {"data", "checkpoint", "weights", "json_file"} == set(OPTIONS)

@@ -160,11 +160,11 @@ def test_who_may_import_whom(folder):
 
 FLOW = {
     "accelerated": (
-        {"inputs", "peak_stimulation"},
+        {"classes", "inputs", "peak_stimulation"},
         {"aggregation", "peak_backprop"},
         {"networks", "stages"},
         {"checkpoint", "retrieval"},
-        {"kernels", "segmenter", "training"},
+        {"kernels", "pretrained", "segmenter", "training"},
     ),
     "eval": (
         {"metrics", "pictures"},

@@ -13,12 +13,14 @@ from torch import nn
 from prm import InputError
 from prm.accelerated import Proposals, SegmentationSettings, Segmenter, aggregation
 from prm.accelerated.checkpoint import random_checkpoint
+from prm.accelerated.classes import Classes
 from prm.accelerated.peak_backprop.walk import PreparedWalk
 from prm.parity_tests.checks import refused
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import has_near_ties
 from prm.parity_tests.tolerances import NETWORK, as_array, assert_close, assert_equal
 from prm.parity_tests.zoo import Model, SmallCnn
+from prm.reference import classes as oracle_classes
 from prm.reference import network as oracle_network
 from prm.reference import peak_stimulation as oracle_stimulation
 from prm.reference import retrieval as oracle
@@ -53,10 +55,10 @@ def encoded(dense):
     return Proposals.from_masks(torch.from_numpy(dense))
 
 
-def segmenter(device, module=None, mean=MEAN, std=STD, contrast=False, aggregate=None, **settings):
+def segmenter(device, module=None, mean=MEAN, std=STD, contrast=False, aggregate=None, classes=None, **settings):
     """Of the module, or of a small network, with the default settings but for those given."""
     module = module or SmallCnn(["max", "strided"], 2)
-    return Segmenter(module, mean, std, contrast, SegmentationSettings(**settings), str(device), aggregate)
+    return Segmenter(module, mean, std, contrast, SegmentationSettings(**settings), str(device), aggregate, classes)
 
 
 def network_input(image, size):
@@ -69,16 +71,16 @@ def network_input(image, size):
 
 
 SHARED = (
-    "bias", "class_threshold", "peak_threshold", "peak_minimum", "window", "threshold", "upsample", "contour",
-    "min_area", "max_area", "nms", "nms_per_class",
+    "bias", "class_threshold", "image_threshold", "top", "peak_threshold", "peak_minimum", "window", "threshold",
+    "upsample", "contour", "min_area", "max_area", "nms", "nms_per_class",
 )  # fmt: skip
 
 
-def expected(module, image, dense, s, size):
+def expected(module, image, dense, s, size, **classes):
     """The oracle's instances with the settings s; its beta is per pixel, its options have the paper's names."""
     return oracle.segment(
         to_reference(module), network_input(image, size), dense, alpha=s.alpha, beta=s.beta_area / (size[0] * size[1]),
-        **{name: getattr(s, name) for name in SHARED},
+        **{name: getattr(s, name) for name in SHARED}, **classes,
     )  # fmt: skip
 
 
@@ -89,13 +91,15 @@ def test_a_setting_has_one_name_and_one_default_everywhere():
     # what only one of them has: the network's, the picture's size, the walk's speed, beta per picture area
     assert set(ours) - set(SHARED) - {"signed", "alpha"} == {
         "size", "longest", "max_peaks", "beta_area", "epsilon", "precision"}  # fmt: skip
-    assert set(oracles) - set(ours) == {"network", "image", "proposals", "beta", "class_logit"}
+    assert set(oracles) - set(ours) == {
+        "network", "image", "proposals", "beta", "class_logit", "groups", "exclusive"}  # fmt: skip
 
 
-def unclear(module, image, s, size):
+def unclear(module, image, s, size, groups=None):
     """Whether float32 could find other peaks than float64: near-ties of the maps, which no test may lean on."""
     plain = to_reference(module)
-    M = oracle_network.forward(plain, network_input(image, size))[plain.output][None]
+    M = oracle_network.forward(plain, network_input(image, size))[plain.output]
+    M = (M if groups is None else oracle_classes.group_maps(M, groups))[None]
     E = oracle_stimulation.enlarge(M, s.upsample)
     levels = [oracle_stimulation.threshold_value(m, s.threshold) for m in E.reshape(-1, *E.shape[2:])]
     return has_near_ties(E, s.window, levels, gap=1e-5)
@@ -153,6 +157,44 @@ def test_against_the_oracle(kind, device):
         if compared == 4 and instances:
             return
     raise AssertionError(f"only {compared} pictures could be compared, {instances} instances")
+
+
+GROUPED = {
+    "groups": (((0, 2), (1,)), False, {"class_threshold": 0.3}),
+    "exclusive": (None, True, {"class_threshold": 0.2}),
+    "exclusive groups": (((0, 2), (1,)), True, {"class_threshold": 0.2}),
+    "of some classes": (((1, 2),), True, {"class_threshold": 0.1, "upsample": 2}),
+    "the most probable": (((0,), (2,), (1,)), True, {"class_threshold": 0.05, "top": 1}),
+    "absent": (((0,), (1, 2)), True, {"class_threshold": 0.05, "image_threshold": 0.4}),
+}
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_classes_are_the_oracles(case, device):
+    groups, exclusive, options = GROUPED[case]
+    s, size, compared, starts = SegmentationSettings(**options), (44, 36), 0, set()
+    named = Classes(("a",) * len(groups or "abc"), groups, exclusive)
+    for seed in range(49):
+        module, image, dense = SmallCnn(BLOCKS[0], seed), picture(*size, seed), masks(*size, seed)
+        if unclear(module, image, s, size, groups):
+            continue
+        finder = segmenter(device, module, classes=named, **options)
+        wanted = expected(module, image, dense, s, size, groups=groups, exclusive=exclusive)
+        assert_same_instances(finder([image], [encoded(dense)])[0].instances, wanted)
+        peaks = finder.find_peaks(finder.respond([image]))
+        starts |= set(zip(peaks.peaks[:, 1].tolist(), peaks.starts.tolist(), strict=True))
+        compared += bool(wanted)
+        if compared == 4:
+            break
+    assert compared == 4
+    assert all(start in (groups[label] if groups else [label]) for label, start in starts)
+
+
+def test_a_class_of_all_classes_is_certain(device):
+    one = Classes(("all",), ((0, 1, 2),), exclusive=True)
+    answer = segmenter(device, classes=one)([picture(44, 36, 1)], [encoded(masks(44, 36, 1))])[0]
+    assert answer.scores.tolist() == [np.inf] and answer.instances
+    assert {instance.confidence for instance in answer.instances} == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.special import expit
 
+from . import classes, peak_stimulation
 from . import network as net
-from . import peak_stimulation
 from .peak_backprop import interpolation_weights
 
 
@@ -154,10 +154,12 @@ def _formerly(**names) -> Callable:
 
 
 @_formerly(t_class="class_threshold")
-def select_classes(s, class_threshold=0.5, class_logit=None) -> list[int]:
-    """The classes of an image: sigmoid(s^c) >= class_threshold, or, where class_logit is given, s^c >= class_logit."""
+def select_classes(s, class_threshold=0.5, class_logit=None, top=None, present=True) -> list[int]:
+    """The classes of an image: sigmoid(s^c) >= class_threshold, or, where class_logit is given, s^c >= class_logit; of
+    these, and of those `present` (C,) bool, the `top` with the highest scores, the first of equal ones."""
     s = np.asarray(s, np.float64)
-    return np.flatnonzero(s >= class_logit if class_logit is not None else expit(s) >= class_threshold).tolist()
+    passing = np.flatnonzero(present & (s >= class_logit if class_logit is not None else expit(s) >= class_threshold))
+    return sorted(passing[np.argsort(-s[passing], kind="stable")][:top].tolist())
 
 
 @_formerly(t_peak="peak_threshold", peak_value="peak_minimum")
@@ -202,32 +204,42 @@ _suppressed = nms  # `segment` has a setting of that name
 def segment(
     network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, class_threshold=0.5, peak_threshold=0.3, window=3,
     threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
-    nms=0.3, nms_per_class=False, signed=False,
+    nms=0.3, nms_per_class=False, signed=False, groups=None, exclusive=False, image_threshold=0.0, top=None,
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
-    alpha, beta, bias, contour (the width of S_hat): Eq. 6, beta per pixel of R; class_threshold, class_logit: see
+    alpha, beta, bias, contour (the width of S_hat): Eq. 6, beta per pixel of R; class_threshold, class_logit, top: see
     `select_classes`; peak_threshold, peak_minimum: `select_peaks` (the authors' code: class_logit=0, peak_minimum=30);
     window, threshold, upsample: peak finding; min_area, max_area: `best_proposal`; nms, nms_per_class: `nms`.
+    groups: classes as tuples of the network's, exclusive: whether these exclude each other, image_threshold: the least
+    `presence` then; see `reference/classes.py`.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
     activations = net.forward(network, image)  # line 2
-    M = activations[net.as_network(network).output]
+    network_maps = activations[net.as_network(network).output]
+    groups = groups or [(c,) for c in range(len(network_maps))]
+    M = classes.group_maps(network_maps, groups)
     stimulated = peak_stimulation.forward(M[None], window, threshold, upsample=upsample)
-    enlarged = peak_stimulation.enlarge(M, upsample)
+    enlarged, all_enlarged = (peak_stimulation.enlarge(maps, upsample) for maps in (M, network_maps))
+    scores, present = stimulated.scores[0], np.ones(len(groups), bool)
     instances, area = [], (min_area, max_area)
-    for c in select_classes(stimulated.scores[0], class_threshold, class_logit):  # lines 3-5
+    if exclusive:
+        strongest = [np.unravel_index(one.argmax(), one.shape) for one in enlarged]
+        scores = [classes.exclusive_score(all_enlarged, *of) for of in zip(groups, strongest)]
+        present = np.array([classes.presence(network_maps, members) >= image_threshold for members in groups])
+    for c in select_classes(scores, class_threshold, class_logit, top, present):  # lines 3-5
         peaks = [(row, column) for _, k, row, column in stimulated.peaks.tolist() if k == c]
         values = [enlarged[c, row, column] for row, column in peaks]
         Q = background(M[c], image.shape[1:], bias)
         for k in select_peaks(values, peak_threshold, peak_minimum):  # line 6
-            walk = net.walk(network, activations, (c, *peaks[k]), upsample, signed)  # line 7
+            start = classes.first_member(all_enlarged, groups[c], peaks[k])
+            walk = net.walk(network, activations, (start, *peaks[k]), upsample, signed)  # line 7
             best = None if walk.empty else best_proposal(walk.prm, proposals, Q, alpha, beta, contour, area)
             if best is not None:
                 index, value, three = best
                 mask = proposals[index]
                 at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
-                confidence = float(expit(stimulated.scores[0, c]))
+                confidence = float(expit(scores[c]))
                 instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
     return _suppressed(instances, nms, nms_per_class)  # line 13

@@ -1,20 +1,27 @@
 """Classifiers in fully convolutional form: images (N, 3, H, W) to class response maps (N, num_classes, h, w)."""
 
+from functools import partial
+
 from .convert import fully_convolutional
+from .efficientnet_lite import VARIANTS, efficientnet_lite
 from .small import SmallNet, smallnet
-from .vision import resnet18, resnet50, vgg16
-from .weights import PRETRAINED, load_pretrained
+from .vision import of_torchvision, resnet18, resnet50, torchvisions, vgg16
+from .weights import load_pretrained
 
 NETWORKS = {"smallnet": smallnet, "resnet18": resnet18, "resnet50": resnet50, "vgg16": vgg16}
+NETWORKS |= {name: partial(efficientnet_lite, name) for name in VARIANTS}
 
 __all__ = [
-    "NETWORKS", "PRETRAINED", "SmallNet", "fully_convolutional", "load_pretrained", "network", "resnet18", "resnet50",
+    "NETWORKS", "SmallNet", "fully_convolutional", "load_pretrained", "network", "resnet18", "resnet50",
     "smallnet", "vgg16",
 ]  # fmt: skip
 
 
 def network(name: str, num_classes: int, **options):
-    """The network called `name`, one of NETWORKS, with random weights. ValueError for any other name."""
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name](num_classes, **options)
+    """The network called `name` with random weights: one of NETWORKS, or any classifier of torchvision's by its name
+    there. ValueError for any other name, and for a classifier that has no fully convolutional form."""
+    if name in NETWORKS:
+        return NETWORKS[name](num_classes, **options)
+    if not of_torchvision(name):
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}, and torchvision's classifiers")
+    return torchvisions(name, num_classes, **options)

@@ -51,6 +51,17 @@ def vgg16(num_classes: int, head: str = "conv") -> nn.Module:
     return model
 
 
+def of_torchvision(name: str) -> bool:
+    """Whether torchvision is installed and has a classifier of this name."""
+    return bool(find_spec("torchvision")) and name in _models(name).list_models(module=_models(name))
+
+
+def torchvisions(name: str, num_classes: int, **options) -> nn.Module:
+    """Any classifier of torchvision's, (N, 3, H, W) to class response maps; parameter names as there. ValueError, in
+    one line, where it has no fully convolutional form."""
+    return made_convolutional(_models(name).get_model(name, num_classes=num_classes, **options))
+
+
 def _models(name: str):
     """The module torchvision.models. Raises InputError where torchvision is not installed."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,15 +13,10 @@ from torch import nn
 from prm import InputError
 from prm.files import reason
 
-# The eight characters before the suffix begin the file's SHA-256, which the download is checked against.
-PRETRAINED = {
-    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
-    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-}
 
-
-def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
+def load_pretrained(
+    model: nn.Module, source: str | Path, renamed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
+) -> list[str]:
     """Load weights with torchvision's parameter names into a network of this package.
 
     A linear layer's weight is reshaped for the convolution that took its place. The classifier is left as initialised
@@ -29,6 +25,7 @@ def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
     Parameters
     ----------
     source : path of a .pth or .safetensors file, or an http(s) address of a file named ...-<start of its sha256>.pth
+    renamed : what is read, under the network's names, where these are not torchvision's
 
     Returns the names of parameters left as initialised. Raises InputError for an unreadable file, a download that fails
     or has the wrong checksum, and a file of another network, naming the first parameter that does not fit.
@@ -36,7 +33,7 @@ def load_pretrained(model: nn.Module, source: str | Path) -> list[str]:
     state = _read(source)
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise InputError(f"{source}: not a weight file (it holds no table of named tensors)")
-    return _load(model, state, source)
+    return _load(model, renamed(state), source)
 
 
 def load_features(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> list[str]:

@@ -31,6 +31,19 @@ def make_synthetic_command(
     out_console.print(f"{train} + {val} scenes in {out}")
 
 
+@app.command("photographs")
+def photographs_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write; made if missing.")], json_file: Json = None
+) -> None:
+    """Write the photographs that come along with scikit-image, to try things on: nothing is downloaded."""
+    from ..datasets.photographs import write_photographs
+
+    started = time.perf_counter()
+    names = write_photographs(out)
+    write_figures(json_file, {"folder": str(out), "pictures": names}, started)
+    out_console.print(f"{len(names)} photographs in {out}")
+
+
 @app.command("fetch")
 def fetch_command(
     name: Annotated[str, typer.Argument(help="voc2012, voc2007, coco2014, coco2017, sbd or bbbc038.")],

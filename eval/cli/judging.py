@@ -20,16 +20,18 @@ from prm.files import atomic_write
 from .options import segmentation_options
 from .shared import (
     Cache,
-    CheckpointOption,
+    Classes,
     Device,
     Every,
     Json,
     Limit,
+    Model,
     Proposals,
+    Weights,
     check_masks,
     command_line,
     make_folder,
-    open_segmenter,
+    open_with_data,
     out_console,
     progress_bar,
     write_figures,
@@ -47,8 +49,8 @@ RunFiles = Annotated[
 Name = Annotated[str | None, typer.Option(help="What to call the data set in the tables; default: its file name.")]
 Networks = Annotated[
     list[Path] | None,
-    typer.Option("--checkpoint", "-c", metavar="PATH",
-                 help="A trained network; repeat for several: other aggregations, other seeds."),
+    typer.Option("--model", "-m", "--checkpoint", "-c", metavar="NAME|PATH",
+                 help="A network as `prm segment` takes it; repeat for several: other aggregations, other seeds."),
 ]  # fmt: skip
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go, and a JSON file of each run.")
@@ -69,7 +71,7 @@ Bootstrap = Annotated[int, typer.Option(min=0, help="Samples of pictures behind 
 @segmentation_options
 def evaluate_command(
     context: typer.Context, segmentation: dict, data: Data = None, split: Split = "val",
-    checkpoint: CheckpointOption = None,
+    checkpoint: Model = None, weights: Weights = None, classes: Classes = None,
     baseline: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Beside a watershed, as it comes and tuned on every N-th picture of the "
@@ -93,8 +95,9 @@ def evaluate_command(
 
     started = time.perf_counter()
     with _kept(work) as folder, progress_bar() as progress:
-        run = _judge(data, split, None, checkpoint, every, Source(proposals, limit, cache), folder, 0, device,
-                     segmentation, progress, "segmenting", tables=False)  # fmt: skip
+        opening = {"device": device, "weights": weights, "classes": classes} | segmentation
+        run = _judge(data, split, None, checkpoint, every, Source(proposals, limit, cache), folder, 0, opening,
+                     progress, "segmenting", tables=False)  # fmt: skip
         if run is None:
             return
         rows = {"prm": short_view(run.figures)}
@@ -170,18 +173,21 @@ def compare(
 # ---- one pass
 
 
-def _judge(data, split, name, checkpoint, every, source, work, bootstrap, device, segmentation, progress, title,
+def _judge(data, split, name, checkpoint, every, source, work, bootstrap, opening, progress, title,
            tables=True):  # fmt: skip
     """One network on one data set: a `Judged`, or None in all but the first process of a torchrun.
 
     checkpoint: None is the network that comes with prm; False is none at all. source: None leaves masks alone.
+    opening: how `open_segmenter` opens it.
     """
     from ..datasets import open_dataset
     from ..judging.run import judge
 
-    segmenter, trained = (None, None) if checkpoint is False else open_segmenter(checkpoint, device, **segmentation)
-    names = trained.class_names if trained else None
-    dataset = open_dataset(data, split=None if split == "all" else split, class_names=names)
+    if checkpoint is False:
+        segmenter, trained = None, None
+        dataset = open_dataset(data, split=None if split == "all" else split)
+    else:
+        segmenter, trained, dataset = open_with_data(checkpoint, data, split, **opening)
     samples = Every(dataset, every)
     about = {"data": name or data.name, "split": split, "every": every, "path": str(data.resolve()),
              "pictures": len(samples)}  # fmt: skip
@@ -190,8 +196,8 @@ def _judge(data, split, name, checkpoint, every, source, work, bootstrap, device
                  lambda: progress.advance(task), tables)  # fmt: skip
 
 
-def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, device,
-               segmentation, masks=True):  # fmt: skip
+def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, opening,
+               masks=True):  # fmt: skip
     """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
     from ..proposals import Source
 
@@ -206,8 +212,8 @@ def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cach
     judged = []
     with progress_bar() as progress:
         for path, stem in zip(checkpoints or [False], _stems(checkpoints or [Path("bounds")])):
-            run = _judge(data, split, name, path, every, source, work or out / "studies", bootstrap, device,
-                         segmentation, progress, stem)  # fmt: skip
+            run = _judge(data, split, name, path, every, source, work or out / "studies", bootstrap, opening,
+                         progress, stem)  # fmt: skip
             if run is None:
                 continue
             file, spent = out / f"{stem}.json", sum(run.figures["seconds_per_picture"].values()) * len(run.samples)
@@ -234,7 +240,8 @@ def _stems(checkpoints: list[Path]) -> list[str]:
 @segmentation_options
 def tables_command(
     segmentation: dict, runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None,
-    checkpoint: Networks = None, out: Out = Path("prm-tables"), work: Work = None, proposals: Proposals = None,
+    checkpoint: Networks = None, weights: Weights = None, classes: Classes = None, out: Out = Path("prm-tables"),
+    work: Work = None, proposals: Proposals = None,
     limit: Limit = 1000, cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, masks: Masks = True,
     device: Device = "cpu", json_file: Json = None,
 ) -> None:  # fmt: skip
@@ -245,8 +252,8 @@ def tables_command(
     rows that need no network. Under torchrun the pictures are split over the processes, with the same answer.
     """
     started = time.perf_counter()
-    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
-                        segmentation, masks)  # fmt: skip
+    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap,
+                        {"device": device, "weights": weights, "classes": classes} | segmentation, masks)  # fmt: skip
     if judged is None:
         return
     text, found = _tables([*(runs or []), *(path for path, _ in judged)])
@@ -274,7 +281,8 @@ def _tables(files: list[Path]) -> tuple[str, list[dict]]:
 @segmentation_options
 def report_command(
     segmentation: dict, runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None,
-    checkpoint: Networks = None, out: Out = Path("prm-report"), work: Work = None, proposals: Proposals = None,
+    checkpoint: Networks = None, weights: Weights = None, classes: Classes = None, out: Out = Path("prm-report"),
+    work: Work = None, proposals: Proposals = None,
     limit: Limit = 1000, cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """One HTML file, which needs no network to be read, with the tables of `prm eval tables`, Figure 6, curves of
@@ -285,8 +293,8 @@ def report_command(
     """
     if any(path.stem == "report" for path in checkpoint or []):
         raise InputError("a checkpoint is called 'report': its file would be report.json itself; rename it")
-    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, device,
-                        segmentation)  # fmt: skip
+    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap,
+                        {"device": device, "weights": weights, "classes": classes} | segmentation)  # fmt: skip
     if judged is None:
         return
     files = [*(runs or []), *(path for path, _ in judged)]

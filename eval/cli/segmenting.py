@@ -14,11 +14,14 @@ from prm.settings import ReadSettings
 from .options import reading_options, segmentation_options
 from .shared import (
     Cache,
-    CheckpointOption,
+    Classes,
     Device,
     Json,
     Limit,
+    Model,
+    Weights,
     command_line,
+    console,
     make_folder,
     open_segmenter,
     out_console,
@@ -51,7 +54,9 @@ def segment(
     images: Images,
     recursive: Recursive = False,
     out: Out = Path("prm-out"),
-    checkpoint: CheckpointOption = None,
+    model: Model = None,
+    weights: Weights = None,
+    classes: Classes = None,
     proposals: Proposals = None,
     limit: Limit = 1000,
     cache: Cache = None,
@@ -73,13 +78,15 @@ def segment(
     from ..segment import segment_files
 
     started, settings = time.perf_counter(), ReadSettings(**reading)
-    segmenter, found = open_segmenter(checkpoint, device, **segmentation)
+    if model is None:
+        console.print("network: nuclei, for microscopy; for photographs: --model efficientnet_lite0 (see --help)")
+    segmenter, _ = open_segmenter(model, device, weights, classes, **segmentation)
     files = find_images(images, recursive, but=out)
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(files), info="")
         answers = segment_files(
-            segmenter, found.class_names, files, out, proposals, limit, cache, command_line(),
+            segmenter, segmenter.classes.names, files, out, proposals, limit, cache, command_line(),
             lambda name: progress.update(task, advance=1, info=name), names_of(files, images),
             settings,
         )  # fmt: skip
@@ -96,6 +103,11 @@ def segment(
     out_console.print(
         f"{answers.instances} instances in {len(files) - len(answers.errors)} pictures: {out / 'index.html'}"
     )
+    if answers.without:
+        some = ", ".join(answers.without[:3]) + (", ..." if len(answers.without) > 3 else "")
+        count = f"{len(answers.without)} of {len(files)} pictures"
+        hint = "(--class-threshold, --image-threshold)"
+        print(f"prm: note: no class is probable enough in {count}: {some} {hint}", file=sys.stderr)
     for line in answers.notes.values():
         print(f"prm: note: {line}", file=sys.stderr)
     if answers.errors:

