@@ -1,6 +1,6 @@
 """What a user calls a class: one of the network's classes or a group of them, which may exclude each other.
 
-A network of ImageNet tells 120 breeds of dog apart, and was trained by a softmax. The oracle is `reference/classes.py`.
+A network of ImageNet tells 118 breeds of dog apart, and was trained by a softmax. The oracle is `reference/classes.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Classes that are groups of a network's, and networks whose classes exclude each other (not in the paper).
 
-A network of ImageNet tells 120 breeds of dog apart: where they are one class, its map is the maximum of its members'.
+A network of ImageNet tells 118 breeds of dog apart: where they are one class, its map is the maximum of its members'.
 Its probability is the softmax over all of the network's classes at its strongest peak, summed over the members, since
 a network that was trained by a softmax says nothing by a sigmoid.
 """

@@ -1,4 +1,4 @@
-"""ImageNet's 1000 classes as people speak of them: 120 breeds are a dog, five coats are a cat, a valley is no thing.
+"""ImageNet's 1000 classes as people speak of them: 118 breeds are a dog, five coats are a cat, a valley is no thing.
 
 Indices and class names are torchvision's. WordNet, whose order the indices follow, says what belongs together.
 """

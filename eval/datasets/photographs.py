@@ -16,7 +16,8 @@ PHOTOGRAPHS = {
 
 
 def write_photographs(folder: Path) -> list[str]:
-    """Write NAME.png of each into the folder, which is made if missing; their file names. InputError where it cannot."""
+    """Write NAME.png of each into the folder, which is made if missing; their file names. InputError where it cannot
+    be written."""
     for name, read in PHOTOGRAPHS.items():
         write_png(folder / f"{name}.png", read())
     return [f"{name}.png" for name in PHOTOGRAPHS]

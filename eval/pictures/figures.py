@@ -79,7 +79,9 @@ def overlay(image: np.ndarray, segmentation, class_names: Sequence[str]) -> np.n
 
 
 def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_instances: int = 4) -> np.ndarray:
-    """How the answer came about, one step a tile: picture, response map of the strongest class, masks; below, PRMs.
+    """How the answer came about, one step a tile: picture, response map, masks; below, PRMs.
+
+    The map is that of the first instance's class, or where there is none, of the class that responds most.
 
     image: (H, W, 3) uint8. Returns (H', 1280, 3) uint8. The PRMs of the first `max_instances` instances are shown, four
     a row, each stretched to its own maximum. Raises InputError when the picture and the segmentation differ in size.
@@ -89,11 +91,14 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
     size, tile = _tile(image.shape[:2], 3)
     small = _resized(image, size)
     maps = _array(segmentation.maps)
-    strongest = int(np.nan_to_num(maps.max(axis=(1, 2)), nan=-np.inf).argmax())
+    if instances:
+        shown = instances[0].label
+    else:
+        shown = int(np.nan_to_num(maps.max(axis=(1, 2)), nan=-np.inf).argmax())
     scale = np.divide(size, image.shape[:2])
-    response = Image.fromarray(_heat_over(small, maps[strongest]))
+    response = Image.fromarray(_heat_over(small, maps[shown]))
     for k, instance in enumerate(instances):
-        if instance.label == strongest:
+        if instance.label == shown:
             row, col = np.add(instance.peak, 0.5) * scale
             _dot(response, col, row, 2.5 if len(instances) >= CROWD else 5, colour(k))
     masks = _paint(image, instances, size, len(instances) >= CROWD)
@@ -104,7 +109,7 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
             ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
     found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
     top = [("Picture", Image.fromarray(small), None),
-           (f"Response to “{called(strongest, class_names)}”", response, None), (found, masks, None)]
+           (f"Response to “{called(shown, class_names)}”", response, None), (found, masks, None)]
     rows = [_row(top, size, tile)]
     size, tile = _tile(image.shape[:2], PANEL_COLUMNS)
     shown = list(enumerate(instances[:max_instances]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# docs/way.png, the picture of the README: what `make demo` trains, its settings chosen on some of the training scenes, and
+# docs/way.png: what `make demo` trains, its settings chosen on some of the training scenes, and
 # a scene that it has not seen. Run from the root: eval/results/way.sh
 set -euo pipefail
 make demo
