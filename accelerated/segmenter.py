@@ -59,6 +59,7 @@ class Instance:
     prm : (H, W), network input size, sum 1; the PRMs of suppressed instances are merged in
     proposal : index among the proposals handed in
     terms : the three sums of Eq. 6 before weighting: R over S, R over contour(S), Q over S
+    name : of the class, where the segmenter's have names
     """
 
     label: int
@@ -69,6 +70,7 @@ class Instance:
     prm: Tensor
     proposal: int
     terms: tuple[float, float, float]
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,14 +250,17 @@ class Segmenter:
         """A picture's stages as the instances that they found."""
         walked, fitted, choice = answer.walked, answer.fitted, answer.choice
         prms = merged(walked.prms, dict(zip(choice.peaks.tolist(), choice.suppressed)))
-        confidence = walked.scores.sigmoid()
+        confidence, names = walked.scores.sigmoid(), self.classes.names
         instances = [
             Instance(
-                label=int(walked.peaks[p, 0]), mask=fitted.proposals.select([k]), score=value,
-                confidence=float(confidence[walked.peaks[p, 0]]), peak=tuple(walked.positions[p].tolist()),
-                prm=prm.cpu(), proposal=k, terms=tuple(fitted.sums[p, k].tolist()),
+                label=label, mask=fitted.proposals.select([k]), score=value, confidence=float(confidence[label]),
+                peak=tuple(walked.positions[p].tolist()), prm=prm.cpu(), proposal=k,
+                terms=tuple(fitted.sums[p, k].tolist()), name=names[label] if names else "",
             )
-            for p, k, value, prm in zip(choice.peaks.tolist(), choice.proposals.tolist(), choice.scores.tolist(), prms)
+            for p, label, k, value, prm in zip(
+                choice.peaks.tolist(), walked.peaks[choice.peaks, 0].tolist(), choice.proposals.tolist(),
+                choice.scores.tolist(), prms,
+            )
         ]  # fmt: skip
         return Segmentation(walked.size, walked.maps.cpu(), walked.scores.cpu(), instances, len(walked.leaked),
                             walked.leaked.cpu(), walked.bound.cpu(), answer.seconds)  # fmt: skip

@@ -1,4 +1,4 @@
-"""From picture files to a folder of answers: overlays, panels, instances.json and a gallery."""
+"""From picture files to a folder of answers: overlays, panels, label images, a table, instances.json and a gallery."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .pictures.export import to_coco_results, write_results
 from .pictures.figures import overlay, panel, write_png
 from .pictures.gallery import Entry, gallery, instance_rows
 from .pictures.images import names_of, read_image
+from .pictures.labels import label_image, rows_of, write_table, write_tiff
 from .pictures.memory import SteadyMemory
 from .pictures.pipeline import in_order, threads
 from .proposals import open_proposals, proposals_for
@@ -65,6 +66,7 @@ class _Picture:
     peaks: int | None = None
     entry: Entry | None = None
     results: list[dict] = field(default_factory=list)
+    rows: list[dict] = field(default_factory=list)
 
 
 def segment_files(
@@ -79,6 +81,7 @@ def segment_files(
     tick: Callable[[str], None] = lambda name: None,
     names: Sequence[str] | None = None,
     reading: ReadSettings | None = None,
+    save_prms: bool = False,
 ) -> Answers:
     """Segment picture files: while one is walked, the next is read and gets its proposals, and the last is drawn.
 
@@ -89,7 +92,8 @@ def segment_files(
     proposals: a file or folder that `open_proposals` reads, all of them; None generates `limit`. tick: called with each
     file name, in the order of `files`, once it is done. names: of the pictures, for instances.json and, without suffix,
     the pictures' own files in `out`; different, with "/" between folders. None: see `names_of`. reading: what
-    is taken of each file.
+    is taken of each file. save_prms: also NAME.prms.tif, each instance's Peak Response Map; all of a picture's are then
+    held until it is drawn.
 
     A picture that cannot be used is remembered in `errors` and the rest is done; what cannot be written ends the run
     with InputError.
@@ -99,14 +103,15 @@ def segment_files(
     source = _source(proposals, files, limit, cache)
     names = names_of(files) if names is None else names
     pictures = map(_Picture, files, names, _stems(names), range(1, len(files) + 1))
-    answers, entries, results = Answers(), [], []
+    answers, entries, results, rows = Answers(), [], [], []
     started, memory = time.perf_counter(), SteadyMemory()
     with threads(2) as (before, after):
         prepared = in_order(before, partial(_prepare, source, reading), pictures)
-        walked = map(partial(_walk, segmenter), prepared)
-        for picture in in_order(after, partial(_finish, out, class_names), walked):
+        walked = map(partial(_walk, segmenter, save_prms), prepared)
+        for picture in in_order(after, partial(_finish, out, class_names, save_prms), walked):
             entries.append(picture.entry)
             results += picture.results
+            rows += picture.rows
             name = str(picture.file)
             answers.pictures[name] = {"seconds": picture.seconds, "memory_mb": memory()}
             if picture.error is not None:
@@ -117,6 +122,7 @@ def segment_files(
             tick(picture.file.name)
     answers.instances = len(results)
     write_results(out / "instances.json", results)
+    write_table(out / "instances.csv", rows)
     settings = {"command": command, "classes": ", ".join(class_names), **asdict(segmenter.settings)}
     gallery(entries, out / "index.html", "Instances from class peak responses", settings)
     answers.wall = time.perf_counter() - started
@@ -132,23 +138,29 @@ def _prepare(source: Callable, reading: ReadSettings | None, picture: _Picture) 
     return picture
 
 
-def _walk(segmenter: Segmenter, picture: _Picture) -> _Picture:
+def _walk(segmenter: Segmenter, all_prms: bool, picture: _Picture) -> _Picture:
     if picture.error is None:
         with _errors_of(picture):
             answer = segmenter([picture.image], [picture.proposals])[0]
-            picture.answer, picture.peaks = _with_maps_of(answer, PRMS), answer.peaks
+            picture.answer, picture.peaks = answer if all_prms else _with_maps_of(answer, PRMS), answer.peaks
             picture.seconds |= answer.seconds
     picture.proposals = None
     return picture
 
 
-def _finish(out: Path, class_names: Sequence[str], picture: _Picture) -> _Picture:
-    """Write the picture's files; keep what instances.json and the gallery say of it."""
+def _finish(out: Path, class_names: Sequence[str], save_prms: bool, picture: _Picture) -> _Picture:
+    """Write the picture's files; keep what instances.json, the table and the gallery say of it."""
     if picture.error is None:
         overlay_file, panel_file = (out / f"{picture.stem}.{kind}.png" for kind in ("overlay", "panel"))
         with _timed(picture.seconds, "drawing"):
             write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
             write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
+            labels = label_image(picture.answer)
+            write_tiff(out / "labels" / f"{picture.stem}.tif", labels)
+            picture.rows = rows_of(picture.answer, labels, picture.image, picture.name, class_names)
+            if save_prms and picture.answer.instances:
+                maps = torch.stack([one.prm for one in picture.answer.instances]).float().numpy()
+                write_tiff(out / f"{picture.stem}.prms.tif", maps)
             categories = range(1, len(class_names) + 1)
             picture.results = to_coco_results(picture.answer, picture.number, categories, picture.name)
         rows = instance_rows(picture.answer, class_names)

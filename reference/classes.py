@@ -38,3 +38,8 @@ def presence(M, members) -> float:
     """Probability of a group's most probable member in the picture: of the softmax over all classes of their mean
     response, as a network with exclusive classes is trained; M (C, h, w). A sum would grow with the group."""
     return float(softmax(np.asarray(M, np.float64).mean(axis=(1, 2)))[list(members)].max())
+
+
+def most_probable(chosen, scores, top=None) -> list[int]:
+    """Of the chosen classes the `top` with the highest scores, the first of equal ones; rising. None: all of them."""
+    return sorted(sorted(chosen, key=lambda c: -scores[c])[:top])

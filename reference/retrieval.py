@@ -154,12 +154,10 @@ def _formerly(**names) -> Callable:
 
 
 @_formerly(t_class="class_threshold")
-def select_classes(s, class_threshold=0.5, class_logit=None, top=None, present=True) -> list[int]:
-    """The classes of an image: sigmoid(s^c) >= class_threshold, or, where class_logit is given, s^c >= class_logit; of
-    these, and of those `present` (C,) bool, the `top` with the highest scores, the first of equal ones."""
+def select_classes(s, class_threshold=0.5, class_logit=None) -> list[int]:
+    """The classes of an image: sigmoid(s^c) >= class_threshold, or, where class_logit is given, s^c >= class_logit."""
     s = np.asarray(s, np.float64)
-    passing = np.flatnonzero(present & (s >= class_logit if class_logit is not None else expit(s) >= class_threshold))
-    return sorted(passing[np.argsort(-s[passing], kind="stable")][:top].tolist())
+    return np.flatnonzero(s >= class_logit if class_logit is not None else expit(s) >= class_threshold).tolist()
 
 
 @_formerly(t_peak="peak_threshold", peak_value="peak_minimum")
@@ -208,11 +206,11 @@ def segment(
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
-    alpha, beta, bias, contour (the width of S_hat): Eq. 6, beta per pixel of R; class_threshold, class_logit, top: see
+    alpha, beta, bias, contour (the width of S_hat): Eq. 6, beta per pixel of R; class_threshold, class_logit: see
     `select_classes`; peak_threshold, peak_minimum: `select_peaks` (the authors' code: class_logit=0, peak_minimum=30);
     window, threshold, upsample: peak finding; min_area, max_area: `best_proposal`; nms, nms_per_class: `nms`.
     groups: classes as tuples of the network's, exclusive: whether these exclude each other, image_threshold: the least
-    `presence` then; see `reference/classes.py`.
+    `presence` then, top: most classes; see `reference/classes.py`.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
@@ -222,13 +220,14 @@ def segment(
     M = classes.group_maps(network_maps, groups)
     stimulated = peak_stimulation.forward(M[None], window, threshold, upsample=upsample)
     enlarged, all_enlarged = (peak_stimulation.enlarge(maps, upsample) for maps in (M, network_maps))
-    scores, present = stimulated.scores[0], np.ones(len(groups), bool)
-    instances, area = [], (min_area, max_area)
+    scores, instances, area = stimulated.scores[0], [], (min_area, max_area)
     if exclusive:
         strongest = [np.unravel_index(one.argmax(), one.shape) for one in enlarged]
         scores = [classes.exclusive_score(all_enlarged, *of) for of in zip(groups, strongest)]
-        present = np.array([classes.presence(network_maps, members) >= image_threshold for members in groups])
-    for c in select_classes(scores, class_threshold, class_logit, top, present):  # lines 3-5
+    chosen = select_classes(scores, class_threshold, class_logit)
+    if exclusive:
+        chosen = [c for c in chosen if classes.presence(network_maps, groups[c]) >= image_threshold]
+    for c in classes.most_probable(chosen, scores, top):  # lines 3-5
         peaks = [(row, column) for _, k, row, column in stimulated.peaks.tolist() if k == c]
         values = [enlarged[c, row, column] for row, column in peaks]
         Q = background(M[c], image.shape[1:], bias)

@@ -20,6 +20,7 @@ from .shared import (
     Limit,
     Model,
     Weights,
+    check_one_of,
     command_line,
     console,
     make_folder,
@@ -36,6 +37,11 @@ Images = Annotated[
 ]  # fmt: skip
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in the folders' subfolders too.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the answers go.")]
+SAVED = ("prms",)
+Save = Annotated[
+    list[str] | None,
+    typer.Option(metavar="prms", help="Also keep NAME.prms.tif: each instance's Peak Response Map, float32, a page."),
+]
 Proposals = Annotated[
     Path | None,
     typer.Option(metavar="PATH",
@@ -60,11 +66,13 @@ def segment(
     proposals: Proposals = None,
     limit: Limit = 1000,
     cache: Cache = None,
+    save: Save = None,
     device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
-    """Find and mask every instance: for each picture NAME.overlay.png and NAME.panel.png, for all of them
-    instances.json (COCO results format) and index.html, a gallery that opens from disk.
+    """Find and mask every instance: for each picture NAME.overlay.png, NAME.panel.png and labels/NAME.tif (0, or an
+    instance's number, the highest score on top); for all of them instances.json (COCO results format), instances.csv
+    (a row each, with sizes, shapes and colours) and index.html, a gallery that opens from disk.
 
     NAME is the picture's path inside the folder given, or else its file name, without suffix. Where two would be alike,
     the folders around them come before (a/x, b/x); of two that differ in the suffix only, the second is x-2. file_name
@@ -78,6 +86,7 @@ def segment(
     from ..segment import segment_files
 
     started, settings = time.perf_counter(), ReadSettings(**reading)
+    check_one_of("--save", save or (), SAVED)
     if model is None:
         console.print("network: nuclei, for microscopy; for photographs: --model efficientnet_lite0 (see --help)")
     segmenter, _ = open_segmenter(model, device, weights, classes, **segmentation)
@@ -88,7 +97,7 @@ def segment(
         answers = segment_files(
             segmenter, segmenter.classes.names, files, out, proposals, limit, cache, command_line(),
             lambda name: progress.update(task, advance=1, info=name), names_of(files, images),
-            settings,
+            settings, "prms" in (save or ()),
         )  # fmt: skip
     figures = {
         "pictures": len(files),

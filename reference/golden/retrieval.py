@@ -97,5 +97,9 @@ CASES: Cases = {
         ("", "Algorithm 1 as a whole.",
          dict(network="small", image=IMAGE, proposals=SCENE, alpha=0.75, beta=0.0078125, bias=0.95, t_class=0.5,
               t_peak=0.25, width=3, nms_threshold=0.5)),
+        ("exclusive_groups", "Classes that are groups and exclude each other, the most probable one.",
+         dict(network="small", image=IMAGE, proposals=SCENE, alpha=0.75, beta=0.0078125, bias=0.95, t_class=0.125,
+              t_peak=0.25, width=3, nms_threshold=0.5, groups=[[0, 1], [2]], exclusive=True,
+              image_threshold=0.00390625, top=1)),
     ],
 }  # fmt: skip
