@@ -5,6 +5,7 @@ Importing this module imports none of them, and no torch. `prm.Segmenter` is `pr
 when it is first asked for.
 """
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
@@ -16,7 +17,5 @@ class InputError(ValueError):
 
 def __getattr__(name: str) -> Any:
     if name == "Segmenter":
-        from prm.eval.segmenter import Segmenter
-
-        return Segmenter
+        return import_module("prm.eval.segmenter").Segmenter
     raise AttributeError(f"module 'prm' has no attribute {name!r}")

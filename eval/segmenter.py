@@ -61,7 +61,7 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, pictures: Sequence[Picture], proposals: Sequence[Proposals] | None = None
+        self, pictures: list[Picture] | tuple[Picture, ...], proposals: Sequence[Proposals] | None = None
     ) -> list[Segmentation]: ...
 
     def __call__(self, pictures, proposals=None):
