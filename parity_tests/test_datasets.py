@@ -176,7 +176,15 @@ def test_folder_splits_are_subfolders(tmp_path):
     [
         ("", "labels.csv: is empty"),
         ("file,labels\n", "lists no picture"),
-        ("a.png,dog\n", "line 1: header is 'a.png,dog'; expected 'file,labels"),
+        ("a.png,dog\n", "line 1: header is 'a.png,dog'; expected a column for the picture"),
+        ("file,labels;more\n", "header 'file,labels;more' has ';' and ',';"),
+        ("file,labels,labels\n", "a column has no name, or another's"),
+        ("file,\na.png,dog\n", "a column has no name"),
+        ("file,image\na.png,b.png\n", "header is 'file,image'; expected"),
+        ("file\na.png\n", "header is 'file'; expected"),
+        ("file,cat,dog\na.png,1,2\n", "line 2 has '2' in column dog; expected"),
+        ("file,cat,dog\na.png,1\n", "line 2 has 2 columns; give each class a 0 or 1"),
+        ("file,labels,area\na.png,dog,17\n", "line 2 has 'dog' in column labels; expected"),
         ("file,labels\na.png,dog\nc.png,cat\n", "line 3: picture .*c.png does not exist"),
         ("file,labels\na.png,dog\nb.png,dog\na.png,\n", "line 4: a.png is already listed on line 2"),
         ("file,labels\na.png,dog,cat\n", "line 2: expected 'file,labels', found 'a.png,dog,cat'"),
@@ -206,9 +214,56 @@ def test_bad_class_lists_and_encodings(tmp_path):
     (folder / "classes.txt").write_text("\n")
     with pytest.raises(InputError, match=r"classes.txt: is empty"):
         open_dataset(folder)
-    (folder / "labels.csv").write_bytes(b"file,labels\na.png,\xff\n")
-    with pytest.raises(InputError, match="cannot be read as UTF-8"):
-        open_dataset(folder)
+    for content, words in ((b"\x81", "neither UTF-8 nor Windows-1252"), (b"\0", "no text of a known encoding")):
+        (folder / "labels.csv").write_bytes(b"file,labels\na.png," + content)
+        with pytest.raises(InputError, match=words):
+            open_dataset(folder)
+
+
+TABLES = {
+    "semicolons": "Image;Tags\na.png;dog, cat\nb.png;traffic light;\n".replace("light;\n", "light\n"),
+    "tabs": "filename\tclasses\na.png\tdog;cat\nb.png\t\n",
+    "a column a class": "dog,image_name,cat\n1,a.png,1\n0,b.png,0.0\n",
+    "a column a class, semicolons": "path;cat;dog\na.png;1;1\nb.png;0;0\n",
+    "backslashes": "file,label\n.\\a.png,cat dog\nb.png,\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_as_people_have_them(tmp_path, table, encoding):
+    folder = write_folder(tmp_path, "")
+    text = TABLES[table].replace("traffic light", "").replace("cat", "Löwe")
+    (folder / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    data = open_dataset(folder)
+    assert sorted(data.class_names) == ["Löwe", "dog"]
+    assert [sorted(data.class_names[k] for k in sample.labels) for sample in data] == [["Löwe", "dog"], []]
+    assert all(sample.image.shape == (4, 6, 3) for sample in data)
+
+
+def test_columns_keep_their_order(tmp_path):
+    table = "file,zebra,ant\na.png,0,1\nb.png,1,0\n"
+    assert open_dataset(write_folder(tmp_path, table)).class_names == ("zebra", "ant")
+
+
+def test_a_folder_a_class(tmp_path):
+    for place in ("train/dog/x/1.png", "train/cat/2.png", "train/cat/3.png", "val/dog/4.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (10, 20, 30)).save(tmp_path / place)
+    data = open_dataset(tmp_path, "train")
+    assert data.class_names == ("cat", "dog")
+    assert [(s.name, s.labels) for s in data] == [("cat/2.png", (0,)), ("cat/3.png", (0,)), ("dog/x/1.png", (1,))]
+    assert data[0].image.shape == (4, 6, 3) and data[0].masks is None
+    assert len(open_dataset(tmp_path / "train")) == 3
+    assert open_dataset(tmp_path, "val", class_names=["dog", "cat"])[0].labels == (0,)
+    for wrong, words in ((None, "its folders are train, val"), ("test", "no split 'test'; choose 'train' or 'val'")):
+        with pytest.raises(InputError, match=words):
+            open_dataset(tmp_path, wrong)
+    with pytest.raises(InputError, match="unknown class 'cat'; known classes: dog"):
+        open_dataset(tmp_path, "train", class_names=["dog"])
+    (tmp_path / "train" / "empty").mkdir()  # nor is a folder one of classes where pictures lie beside
+    with pytest.raises(InputError, match="not a dataset of a known format"):
+        open_dataset(tmp_path / "train")
 
 
 def coco(segmentation, name: str = "dog", **more) -> dict:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +120,48 @@ def test_a_classifier_of_torchvisions(tmp_path):
         torch.testing.assert_close(found.model()(images).mean((2, 3)), classifier.eval()(images))
 
 
+class StandIn(torch.nn.Module):
+    """As timm's classifiers are."""
+
+    def __init__(self, num_classes=1000):
+        super().__init__()
+        self.stem, self.pool = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.AdaptiveAvgPool2d(1)
+        self.fc = torch.nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.stem(x).relu()).flatten(1))
+
+
+def test_timms_classifiers(monkeypatch, tmp_path):
+    def create(name, pretrained=False, num_classes=1000):
+        if name != "tiny":
+            raise RuntimeError(f"Unknown model ({name})")
+        torch.manual_seed(int(pretrained))
+        return StandIn(num_classes)
+
+    def config(name):
+        classes = {"tiny": 1000, "tiny_in21k": 21_841}.get(name)
+        return classes and SimpleNamespace(mean=(0.5,) * 3, std=(0.4,) * 3, input_size=(3, 96, 96), num_classes=classes)
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create, get_pretrained_cfg=config))
+    found, images = open_model("timm/tiny"), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model()(images).mean((2, 3)), create("tiny", True)(images))
+    assert found.input == {"mean": [0.5] * 3, "std": [0.4] * 3, "size": 96} and found.class_names == NAMES
+    torch.save(create("tiny").state_dict(), tmp_path / "mine.pth")
+    assert not torch.equal(open_model("timm/tiny", tmp_path / "mine.pth").state["fc.weight"], found.state["fc.weight"])
+    with pytest.raises(InputError, match=r"timm: Unknown model \(large\)"):
+        open_model("timm/large")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"timm/tiny needs timm, .* pip install timm"):
+        open_model("timm/tiny")
+
+
+def test_a_network_without_fully_convolutional_form_is_one_line():
+    with pytest.raises(InputError, match=r"VisionTransformer .*global pooling"):
+        open_model("vit_b_16")
+
+
 def test_what_was_trained_here_takes_its_own_names(tmp_path):
     save_checkpoint(random_checkpoint("smallnet", ["mouse", "cell"], widths=(4,)), tmp_path / "net" / "checkpoint.json")
     assert open_model(tmp_path / "net").classes == {}
@@ -187,12 +231,14 @@ def cat(tmp_path_factory):
 
 @needs_weights
 def test_a_photograph(cat, tmp_path):
-    told = run("segment", cat, "--model", "efficientnet_lite0", "-o", tmp_path, "--limit", 200, "--top", 1)
+    told = run("segment", cat, "--model", "efficientnet_lite0", "-o", tmp_path, "--limit", 100, "--top", 1,
+               "--size", 320)  # fmt: skip
     assert told.returncode == 0 and "network: nuclei" not in told.stderr, told
     found = json.loads((tmp_path / "instances.json").read_text())
     usual = list(imagenet.usual_groups(NAMES))
     assert found and {usual[one["category_id"] - 1] for one in found} == {"cat"}
-    only = done("segment", cat, "-m", "efficientnet_lite0", "--classes", "dog, cat", "-o", tmp_path, "--limit", 200)
+    only = done("segment", cat, "-m", "efficientnet_lite0", "--classes", "dog, cat", "-o", tmp_path, "--limit", 100,
+                "--size", 224)  # fmt: skip
     assert "instances in 1 pictures" in only and {one["category_id"] for one in json.loads(
         (tmp_path / "instances.json").read_text())} <= {1, 2}  # fmt: skip
 

@@ -5,6 +5,7 @@ from functools import partial
 from .convert import fully_convolutional
 from .efficientnet_lite import VARIANTS, efficientnet_lite
 from .small import SmallNet, smallnet
+from .timm_models import PREFIX, timms
 from .vision import of_torchvision, resnet18, resnet50, torchvisions, vgg16
 from .weights import load_pretrained
 
@@ -18,10 +19,13 @@ __all__ = [
 
 
 def network(name: str, num_classes: int, **options):
-    """The network called `name` with random weights: one of NETWORKS, or any classifier of torchvision's by its name
-    there. ValueError for any other name, and for a classifier that has no fully convolutional form."""
+    """The network called `name` with random weights: one of NETWORKS, any classifier of torchvision's by its name
+    there, or timm/NAME. ValueError for any other name, and for a classifier that has no fully convolutional form."""
     if name in NETWORKS:
         return NETWORKS[name](num_classes, **options)
+    if name.startswith(PREFIX):
+        return timms(name, num_classes, **options)
     if not of_torchvision(name):
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}, and torchvision's classifiers")
+        known = f"{', '.join(NETWORKS)}, torchvision's classifiers, and timm/NAME"
+        raise ValueError(f"unknown network {name!r}; known: {known}")
     return torchvisions(name, num_classes, **options)

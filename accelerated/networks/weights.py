@@ -15,7 +15,8 @@ from prm.files import reason
 
 
 def load_pretrained(
-    model: nn.Module, source: str | Path, renamed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
+    model: nn.Module, source: str | Path | dict[str, torch.Tensor],
+    renamed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
 ) -> list[str]:
     """Load weights with torchvision's parameter names into a network of this package.
 
@@ -24,13 +25,15 @@ def load_pretrained(
 
     Parameters
     ----------
-    source : path of a .pth or .safetensors file, or an http(s) address of a file named ...-<start of its sha256>.pth
+    source : path of a .pth or .safetensors file, an http(s) address of a file named ...-<start of its sha256>.pth, or
+        what such a file holds
     renamed : what is read, under the network's names, where these are not torchvision's
 
     Returns the names of parameters left as initialised. Raises InputError for an unreadable file, a download that fails
     or has the wrong checksum, and a file of another network, naming the first parameter that does not fit.
     """
-    state = _read(source)
+    state = source if isinstance(source, dict) else _read(source)
+    source = "these weights" if isinstance(source, dict) else source
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise InputError(f"{source}: not a weight file (it holds no table of named tensors)")
     return _load(model, renamed(state), source)

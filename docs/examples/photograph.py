@@ -18,6 +18,6 @@ for one in answer.instances:
     print(f"{one.name} ({one.confidence:.2f}): {int(mask.sum())} pixels, peak at {row:.0f}, {column:.0f}")
 
 # Only what you name, in several pictures, without a second look at the weights on disk.
-animals = Segmenter.from_pretrained("efficientnet_lite0", classes=["cat", "dog", "bird"], peak_threshold=0.3)
+animals = Segmenter.from_pretrained("efficientnet_lite0", classes=["cat", "dog", "bird"], size=320)
 for found in animals([data.chelsea(), data.coffee()]):
     print(", ".join(one.name for one in found.instances) or "no animal")

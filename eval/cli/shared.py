@@ -31,8 +31,8 @@ Model = Annotated[
     Path | None,
     typer.Option("--model", "-m", "--checkpoint", "-c", metavar="NAME|PATH",
                  help="nuclei, the network for microscopy that comes with prm (default); efficientnet_lite0, 1 or 2 "
-                 "for photographs; a classifier of torchvision's by its name there; or what `prm train` wrote, a "
-                 "folder or .json."),
+                 "for photographs; a classifier of torchvision's by its name there; timm/NAME; or what `prm train` "
+                 "wrote, a folder or .json."),
 ]  # fmt: skip
 Classes = Annotated[
     str | None,
@@ -45,8 +45,8 @@ Cache = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep generat
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most proposals generated for a picture.")]
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="PATH",
-                       help="A data set: VOC, SBD, COCO, any COCO-format JSON, BBBC038, drawn scenes, or a folder with "
-                       "labels.csv or instances.json.")
+                       help="A data set: VOC, SBD, COCO, any COCO-format JSON, BBBC038, drawn scenes, a folder with "
+                       "labels.csv or instances.json, or one of folders, one a class.")
 ]  # fmt: skip
 Proposals = Annotated[
     Path | None,

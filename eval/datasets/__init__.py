@@ -10,9 +10,10 @@ from pathlib import Path
 
 from prm import InputError
 
-from . import bbbc038, coco, folder, synthetic, voc
+from . import bbbc038, class_folders, coco, folder, synthetic, voc
 from .base import Boxes, Instances, Sample, Stretched, existing, refuse
 from .bbbc038 import BBBC038, Tiles, tile_arrays
+from .class_folders import ClassFolders
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .synthetic import SyntheticDataset, draw_scene, make_synthetic
@@ -21,6 +22,7 @@ from .voc import SbdDataset, VocDataset
 __all__ = [
     "BBBC038",
     "Boxes",
+    "ClassFolders",
     "CocoDataset",
     "FolderDataset",
     "Instances",
@@ -44,6 +46,7 @@ FORMATS = {
     "sbd": (voc.looks_like_sbd, SbdDataset, "benchmark_RELEASE, or its dataset/ with img, cls and inst"),
     "coco": (coco.looks_like, CocoDataset, "a folder with annotations/instances_*.json, or such a .json"),
     "bbbc038": (bbbc038.looks_like, BBBC038, "a folder or .zip with stage1_train/<id>/images/<id>.png"),
+    "classes": (class_folders.looks_like, ClassFolders, "a folder of pictures for each class"),
 }
 
 
@@ -60,7 +63,7 @@ def open_dataset(
         path: a folder, .json or .zip file.
         split: the part to open, as the data set names it, or None for everything. "train" and "val" are known to
             folders (which have splits of the user's naming, as subfolders), drawn scenes, VOC, SBD, COCO and BBBC038.
-        format: "folder", "synthetic", "voc", "sbd", "coco" or "bbbc038"; None looks at the path.
+        format: "folder", "synthetic", "voc", "sbd", "coco", "bbbc038" or "classes"; None looks at the path.
         class_names: class names in the order of a trained classifier; labels then index into them.
         report: called with every bad entry of the data set's lists, which is then left out; by default it is raised.
 
@@ -77,12 +80,16 @@ def open_dataset(
 
 
 def _detect(path: Path, split: str | None) -> str:
-    found = [name for name, (looks_like, _, _) in FORMATS.items() if looks_like(path, split)]
+    looks = {name: looks_like for name, (looks_like, _, _) in FORMATS.items()}
+    folders_of_pictures = looks.pop("classes")  # as other data sets hold them, too
+    found = [name for name, looks_like in looks.items() if looks_like(path, split)]
     if found and (len(found) == 1 or found[0] in _OWN):
         return found[0]
     if found:
         raise InputError(f"{path}: holds several data sets ({', '.join(found)}); name the folder of one of them")
     parts = folder.splits(path) if path.is_dir() else []
+    if not parts and folders_of_pictures(path, split):
+        return "classes"
     if parts and split is not None:
         raise InputError(f"{path}: has no split {split!r}; choose {' or '.join(map(repr, parts))}")
     if parts:

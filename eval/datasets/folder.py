@@ -1,6 +1,6 @@
 """A folder of pictures with a table of image-level labels: the format for your own data.
 
-    pictures/labels.csv      header `file,labels` or `file,labels,difficult`, one line a picture
+    pictures/labels.csv      header `file,labels` or `file,labels,difficult`, one line a picture; more: `label_table`
     pictures/classes.txt     optional: one class name a line, fixes the order of the classes
     pictures/instances.json  optional, evaluation only: instance masks in COCO's annotation format (RLE or polygons)
 
@@ -16,8 +16,6 @@ lists classes that training should neither count as present nor as absent.
 Splits are subfolders of this very layout, such as `train/` and `val/`.
 """
 
-import csv
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from prm import InputError
 
 from .base import Boxes, Instances, Sample, class_indices, existing, read_names, read_picture, refuse
 from .coco import AnnotationFile
+from .label_table import read_label_table
 
 
 def looks_like(path: Path, split: str | None = None) -> bool:
@@ -73,8 +72,8 @@ class FolderDataset:
         self._report = report
         table = self.path / "labels.csv"
         if table.is_file() or self._annotations is None:
-            rows = _read_table(table, report)
-            known = sorted({name for _, _, *names in rows for group in names for name in group})
+            rows, columns = read_label_table(table, report)
+            known = columns or sorted({name for _, _, *names in rows for group in names for name in group})
         else:
             table = self._annotations.path
             rows = [(str(table), name, *self._annotations.named(name)) for name in self._annotations.images]
@@ -130,45 +129,6 @@ class FolderDataset:
         # Beside labels.csv opened at the first request for a mask and not before: training works with the file absent.
         path = self.path / "instances.json"
         return AnnotationFile(path, [self.path], self._report) if path.is_file() else None
-
-
-def _read_table(path: Path, report=refuse) -> list[tuple[str, str, list[str], list[str]]]:
-    """The rows of labels.csv as (its place, file, label names, difficult names), less those given to `report`."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            lines = [(reader.line_num, [field.strip() for field in row]) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; write one with the header 'file,labels'") from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 comma-separated text ({error})") from None
-    lines = [(number, fields) for number, fields in lines if any(fields)]
-    if not lines:
-        raise InputError(f"{path}: is empty; write the header 'file,labels' and one line a picture")
-    number, header = lines[0]
-    if header not in (["file", "labels"], ["file", "labels", "difficult"]):
-        raise InputError(f"{path} line {number}: header is {','.join(header)!r}; expected 'file,labels[,difficult]'")
-    if len(lines) == 1:
-        raise InputError(f"{path}: lists no picture; add one line a picture below the header")
-    rows, seen = [], {}
-    for number, fields in lines[1:]:
-        # A line without the last comma is a picture without labels (or without difficult classes).
-        if len(fields) > len(header) or not fields[0]:
-            report(InputError(f"{path} line {number}: expected {','.join(header)!r}, found {','.join(fields)!r}"))
-            continue
-        file, labels, difficult = [*fields, "", ""][:3]
-        if file in seen:
-            message = f"{file} is already listed on line {seen[file]}; keep one of them"
-            report(InputError(f"{path} line {number}: {message}"))
-            continue
-        seen[file] = number
-        rows.append((f"{path} line {number}", file, _names(labels), _names(difficult)))
-    return rows
-
-
-def _names(field: str) -> list[str]:
-    """The class names in one field: separated by `;`, or by white space if there is no `;`."""
-    return [name.strip() for name in re.split(";" if ";" in field else r"\s+", field) if name.strip()]
 
 
 def _read_classes(path: Path) -> list[str] | None:
