@@ -461,6 +461,13 @@ ACTIVATIONS = {
 _activations = {name: _activation(name, names) for name, (_, *names) in ACTIVATIONS.items()}
 _add, _sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
 _mul, _div = _arithmetic("multiply", operator.mul), _arithmetic("divide", operator.truediv)
+_swapaxes = _swapdims = _transpose
+
+
+def _addcmul(self, x, tensor1, tensor2, value=1):
+    return _add(self, x, _mul(self, _mul(self, tensor1, tensor2), value))
+
+
 _adaptive_avg_pool2d, _adaptive_max_pool2d = _adaptive("adaptive_avg_pool2d"), _adaptive("adaptive_max_pool2d")
 
 
@@ -474,7 +481,8 @@ LAYERS = _named("conv2d", "linear", "batch_norm", "layer_norm", "group_norm", "i
                 "dropout")  # fmt: skip
 # of torch, as methods, and where torch.nn.functional has them
 CALLS = _activations | _named("softmax", "add", "sub", "mul", "div", "cat", "chunk", "split", "flatten", "reshape",
-                              "permute", "transpose", "squeeze", "unsqueeze", "mean")  # fmt: skip
+                              "permute", "transpose", "swapaxes", "swapdims", "addcmul", "squeeze", "unsqueeze",
+                              "mean")  # fmt: skip
 CALLS |= {f"{name}_": function for name, function in CALLS.items()}
 METHODS = {
     **CALLS, **_named("expand", "expand_as", "size"), "view": _reshape, "contiguous": _same, "detach": _same,

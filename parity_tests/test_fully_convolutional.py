@@ -36,6 +36,13 @@ def sequential():
     return chain(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(6, 5))
 
 
+class OwnLinear(nn.Linear):
+    """Of a library's own: torch.fx looks into it."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight, bias=self.bias)
+
+
 ONE_POSITION = {
     "sequential": sequential(),
     "sequential max": chain(conv(3, 6, 2), nn.AdaptiveMaxPool2d((1, 1)), nn.Flatten(1), nn.Linear(6, 5)),
@@ -69,6 +76,10 @@ ONE_POSITION = {
         conv(3, 6, 3, 2, 1), nn.ReLU(), conv(6, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ),
     "in-place calls whose result nobody reads": pooled(overwritten),
+    "linear layers as functions": chain(
+        conv(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), OwnLinear(6, 7, bias=False), nn.ReLU(),
+        OwnLinear(7, 5),
+    ),
 }  # fmt: skip
 
 
@@ -82,6 +93,14 @@ def test_the_only_position_holds_the_logits(kind, device):
     larger = fully_convolutional(classifier)(large)
     assert larger.shape[:2] == (2, 5)
     assert min(larger.shape[2:]) > 1
+
+
+def test_a_linear_layer_as_a_function_keeps_its_names_and_becomes_another():
+    classifier = nn.Sequential(conv(3, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), OwnLinear(6, 5)).double()
+    made = fully_convolutional(classifier)
+    assert list(made.state_dict()) == list(classifier.state_dict())
+    assert fully_convolutional(classifier, 3)(torch.rand(1, 3, 4, 4, dtype=torch.float64)).shape == (1, 3, 4, 4)
+    assert type(classifier[3]) is OwnLinear
 
 
 @pytest.mark.parametrize("track", [True, False])

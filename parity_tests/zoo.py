@@ -334,11 +334,16 @@ LAYERS = {
         lambda m, y: m.s * y * m.t.view(1, -1, 1, 1), h=conv(4, 2, 2), s=nn.Parameter(torch.tensor(-0.5)),
         t=parameter(1.0, -2.0, 0.0, 0.5),
     ),
+    "a factor and a constant at once": inside(
+        lambda m, y: torch.addcmul(m.t, m.s, y, value=0.5) + torch.addcmul(y, y, tensor2=m.s), h=conv(4, 2, 2),
+        s=parameter([[0.5]], [[1.0]], [[2.0]], [[0.25]]), t=parameter([[0.5]], [[-1.0]], [[0.0]], [[0.25]]),
+    ),
     "a factor that repeats": inside(
         lambda m, y: m.s * y + m.s, conv(3, 1, 3), conv(4, 2, 2), s=parameter([[0.5]], [[-1.0]], [[2.0]], [[0.25]])
     ),
     "unsqueeze, squeeze, transpose": inside(
-        lambda m, y: torch.squeeze(y.unsqueeze(2).transpose(2, 3).transpose(2, 3), 2), h=conv(4, 2, 2)
+        lambda m, y: torch.squeeze(torch.swapdims(y.unsqueeze(2).transpose(2, 3).swapaxes(2, 3), 3, 3), 2),
+        h=conv(4, 2, 2),
     ),
     "channels taken apart": model(
         lambda m, x: m.c(torch.cat([x[:, 2].unsqueeze(1), x[:, -3][:, None], torch.unsqueeze(x[:, 1], 1)], 1)),

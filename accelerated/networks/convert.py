@@ -49,6 +49,7 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
         graph = Tracer().trace(model.eval())
     except Exception as error:
         raise ValueError(f"torch.fx cannot trace {name}: {error}") from error
+    _make_linears(model, graph)
     head = _Head(name, graph, dict(model.named_modules()))
     # Calls that work in place may have results that nobody reads: they are not dead.
     unread = {node for node in graph.nodes if not node.users}
@@ -71,6 +72,26 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced.train(training)
+
+
+def _make_linears(model: nn.Module, graph: fx.Graph) -> None:
+    """Turn `F.linear` of a layer's own weight and bias into that layer, as `nn.Linear`: subclasses of it are traced
+    into."""
+    for node in [node for node in graph.nodes if node.target is F.linear]:
+        given = [one for one in (_argument(node, 1, "weight"), _argument(node, 2, "bias")) if one is not None]
+        names = [path_of(one) for one in given if isinstance(one, fx.Node) and one.op == "get_attr"]
+        path = names[0].rpartition(".")[0] if names else ""
+        own = {f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()} if path else set()
+        if not names or own != set(names) or len(names) < len(given):
+            continue
+        weight, *bias = map(model.get_parameter, names)
+        made = nn.Linear(weight.shape[1], weight.shape[0], bool(bias), device="meta")
+        made.weight = weight
+        if bias:
+            made.bias = bias[0]
+        model.set_submodule(path, made)
+        node.op, node.target, node.args, node.kwargs = "call_module", path, (_argument(node, 0, "input"),), {}
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op != "get_attr")
 
 
 class _Head:

@@ -37,8 +37,27 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
         raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
+    _spelled_out(graph)
     _out_of_place(graph, overwriting)
     return graph, dict(model.named_modules()) | {"": model}
+
+
+ALIASES = {"swapaxes": "transpose", "swapdims": "transpose"}
+
+
+def _spelled_out(graph: fx.Graph) -> None:
+    """Write what is several operators in one, or an operator's other name, as the operators that rules are for."""
+    for node in graph.nodes:
+        name = call_name(node)
+        if name in ALIASES:
+            node.target = ALIASES[name] if node.op == "call_method" else getattr(torch, ALIASES[name])
+        elif name == "addcmul":
+            base, one, other = (node.args[k] if len(node.args) > k else node.kwargs[f"tensor{k}"] for k in range(3))
+            with graph.inserting_before(node):
+                value = node.kwargs.get("value", 1)
+                product = graph.call_function(operator.mul, (one, other))
+                product = product if value == 1 else graph.call_function(operator.mul, (product, value))
+            node.op, node.target, node.args, node.kwargs = "call_function", operator.add, (base, product), {}
 
 
 def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:
