@@ -143,7 +143,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.links += [value for key, value in attributes if key in ("href", "src")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -170,7 +170,7 @@ def test_gallery_links_resolve_and_nothing_is_unescaped(tmp_path):
     gallery(entries, tmp_path / "index.html", "Title & <b>", {"model <x>": "a&b", "alpha": 0.5})
     text = (tmp_path / "index.html").read_text("utf-8")
     page = Page(text)
-    assert len(page.links) == 4 * len(NASTY) and "script" not in page.tags and "i" not in page.tags
+    assert len(page.links) == 4 * len(NASTY) and page.tags.count("script") == 1 and "i" not in page.tags
     for link in page.links:
         assert "://" not in link and not link.startswith("/")
         assert os.path.isfile(os.path.join(os.fsencode(tmp_path), unquote_to_bytes(link)))

@@ -15,7 +15,7 @@ _PAGE = """<!DOCTYPE html>
 <header>
 <h1>{title}</h1>
 {body}
-</main>
+</main>{script}
 </body>
 </html>
 """
@@ -26,6 +26,9 @@ def escaped(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def html_page(title: str, style: str, body: str, scheme: str = "light") -> bytes:
-    """The page, UTF-8. body: the rest of <header> after the title, and <main> up to its end. scheme: of its colours."""
-    return _PAGE.format(title=escaped(title), style=style, body=body, scheme=scheme).encode("utf-8", "replace")
+def html_page(title: str, style: str, body: str, scheme: str = "light", script: str = "") -> bytes:
+    """The page, UTF-8. body: the rest of <header> after the title, and <main> up to its end. scheme: of its colours.
+    script: what runs once the page is there; without it the page must still show everything."""
+    script = f"\n<script>{script}</script>" if script else ""
+    page = _PAGE.format(title=escaped(title), style=style, body=body, scheme=scheme, script=script)
+    return page.encode("utf-8", "replace")
