@@ -29,6 +29,8 @@ from .networks.timm_models import PREFIX, timms_config, timms_weights
 from .networks.vision import of_torchvision
 from .networks.weights import load_pretrained
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pictures by channel, as most networks are trained on them."""
 SETTINGS = {"size": 448, "image_threshold": 0.005, "peak_threshold": 0.5, "alpha": 2.0, "beta_area": 20.0, "bias": 1.5,
             "nms": 0.2}  # fmt: skip
 """What suits a network of ImageNet on photographs, where prm's own defaults do not; docs/photographs.md says why."""
@@ -104,7 +106,8 @@ class Released:
 def released(name: str, weights: str | Path | None = None) -> Released:
     """The weights of a network by its name, or a file of such; torchvision's are downloaded when they are loaded.
 
-    Raises InputError for a network that there are none for, and a package that is missing or damaged.
+    A file for a network that neither library knows is taken to be of one that was trained as most are. Raises
+    InputError for a network that there are no weights for, and a package that is missing or damaged.
     """
     if name in VARIANTS:
         # It sees (x - 127) / 128 of values up to 255.
@@ -114,6 +117,8 @@ def released(name: str, weights: str | Path | None = None) -> Released:
         if found.num_classes != 1000:
             raise InputError(f"{name} was trained for {found.num_classes} classes, which are not ImageNet's 1000")
         return Released(weights or timms_weights(name), found.mean, found.std, found.input_size[-1])
+    if weights is not None and not of_torchvision(name):
+        return Released(weights, MEAN, STD, 224)
     if not of_torchvision(name):
         known = f"{', '.join(VARIANTS)}, torchvision's classifiers and timm/NAME"
         raise InputError(f"there are no ImageNet weights for {name}; there are for {known}")

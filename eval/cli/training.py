@@ -29,9 +29,8 @@ from .shared import (
     write_figures,
 )
 
-# The input's mean and standard deviation by channel: as networks of ImageNet expect it, and where nothing is expected.
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PLAIN = {"mean": [0.5] * 3, "std": [0.25] * 3}
+"""The input's mean and standard deviation by channel where nothing is expected."""
 
 
 @settings_options("given", TrainingSettings, "Training", shown=True)
@@ -85,6 +84,7 @@ def train(
     from prm.accelerated.aggregation import aggregation as make_aggregation
     from prm.accelerated.checkpoint import Checkpoint
     from prm.accelerated.networks import network as make_network
+    from prm.accelerated.pretrained import MEAN, STD
     from prm.accelerated.training import train as run_training
 
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def train(
             f"--network {network} or --aggregation {aggregation} does not work with these options and crops of "
             f"{settings.size} pixels ({reason(error)})"
         ) from error
-    normal = PLAIN if network == "smallnet" else IMAGENET
+    normal = PLAIN if network == "smallnet" else {"mean": list(MEAN), "std": list(STD)}
     if weights is not None:
         normal = _load_weights(model, network, weights)
     checkpoint = Checkpoint(
@@ -171,12 +171,10 @@ def _load_weights(model, network: str, weights: str) -> dict:
     from prm.accelerated.pretrained import released
 
     page = None if weights == "imagenet" else checkpoint_page(weights)
-    if page is None and network != "smallnet":
-        start = released(network, None if weights == "imagenet" else weights)
-        left = load_pretrained(model, start.source, start.renamed)
-        normal = {"mean": list(start.mean), "std": list(start.std)}
-    elif page is None:
-        left, normal = load_pretrained(model, weights), IMAGENET
+    if page is None:
+        given = released(network, None if weights == "imagenet" else weights)
+        left = load_pretrained(model, given.source, given.renamed)
+        normal = {"mean": list(given.mean), "std": list(given.std)}
     else:
         start = load_checkpoint(page)
         left, normal = load_features(model, start.state, page), {k: start.input[k] for k in ("mean", "std")}
