@@ -7,7 +7,7 @@ from prm.parity_tests.mutation import Edit, Mutant
 AP, BOOTSTRAP, COCO_AP = "eval/metrics/classification.py", "eval/metrics/bootstrap.py", "eval/metrics/coco.py"
 INSTANCES, POINTS, RANKING = "eval/metrics/instances.py", "eval/metrics/localization.py", "eval/metrics/ranking.py"
 RESPONSE, SEMANTIC, FAILURES = "eval/metrics/response.py", "eval/metrics/semantic.py", "eval/metrics/failures.py"
-BBBC038, COCO, FOLDER = "eval/datasets/bbbc038.py", "eval/datasets/coco.py", "eval/datasets/folder.py"
+BBBC038, COCO, TABLE = "eval/datasets/bbbc038.py", "eval/datasets/coco.py", "eval/datasets/label_table.py"
 BOXES, COCO_MASKS = "eval/datasets/base.py", "eval/pictures/coco_masks.py"
 VOC, VOC_XML, SBD = (f"eval/datasets/voc/{file}.py" for file in ("dataset", "files", "sbd"))
 BASELINES, ANSWERS, VIEW = "eval/judging/boxes.py", "eval/judging/answers.py", "eval/judging/evaluators.py"
@@ -129,8 +129,12 @@ MUTANTS_OF_EVAL = (
     _mutant("a crossing is measured from the far end", "datasets", "lead_far",
             (COCO_MASKS, "near, far = (points[k], points[k - 1]) if inside[k]",
              "near, far = (points[k], points[k - 1]) if not inside[k]")),
-    _mutant("blanks always separate labels", "datasets", "folder",
-            (FOLDER, r're.split(";" if ";" in field else r"\s+", field)', r're.split(r";|\s+", field)')),
+    _mutant("blanks always separate labels", "datasets", "folder or tables",
+            (TABLE, "re.split(mark, field)", r're.split(r"[;,]|\s+", field)')),
+    _mutant("a class's 0.0 is a 1", "datasets", "tables",
+            (TABLE, '"0": False, "0.0": False', '"0": False, "0.0": True')),
+    _mutant("columns of classes are sorted", "datasets", "columns",
+            (TABLE, "return [header[k] for k in columns]", "return sorted(header[k] for k in columns)")),
     _mutant("a quarter of a nucleus is not enough", "datasets", "the_tile_rule",
             (BBBC038, "inside >= POSITIVE_SHARE * min(area, tile_area)",
              "inside > POSITIVE_SHARE * min(area, tile_area)")),

@@ -216,15 +216,15 @@ def everything(n):
 peak = lambda: 1024 * int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace("\\t", " "))[1])
 everything(60)
 before = peak()
-everything(4800)
-print((peak() - before) / (3 * 4800 * 4800))
+everything(5600)
+print((peak() - before) / (3 * 5600 * 5600))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the most memory that was held is read from /proc")
 def test_memory_of_a_giant_picture_is_a_small_multiple_of_it(tmp_path):
     """Reading, contrast, the network's input, the proposals' working picture and the drawings, in 8-bit pictures."""
-    for n in (60, 4800):
+    for n in (60, 5600):
         deep = np.arange(n * n, dtype=np.uint16).reshape(n, n)
         Image.fromarray(deep).save(tmp_path / f"deep{n}.png", compress_level=0)
         low = Image.fromarray(deep.astype(np.uint8))
