@@ -55,6 +55,9 @@ def open_model(
         found = _of_imagenet(name, weights)
     elif weights is not None:
         raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
+    elif name != "nuclei" and not Path(name).exists():
+        names = f"nuclei, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME"
+        raise InputError(f"{name}: no such checkpoint, which `prm train` writes, and no network by that name ({names})")
     else:
         found = load_checkpoint(SHIPPED if name == "nuclei" else name)
     known = _is_imagenet(found)
