@@ -50,16 +50,18 @@ def open_model(
     Raises InputError for a name that nothing has, a package that is missing, weights that cannot be had or are not
     these, and a word that no class has.
     """
-    name = "nuclei" if name is None else str(name)
-    if name in VARIANTS or of_torchvision(name) or name.startswith(PREFIX):
+    name = str(name or "nuclei")
+    page = _page(name)
+    # What lies on disk first: it needs no library, and a run may be called as a network is.
+    if page is None and (name in VARIANTS or name.startswith(PREFIX) or of_torchvision(name)):
         found = _of_imagenet(name, weights)
     elif weights is not None:
         raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
-    elif name != "nuclei" and not Path(name).exists():
+    elif page is None and not Path(name).exists():
         names = f"nuclei, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME"
         raise InputError(f"{name}: no such checkpoint, which `prm train` writes, and no network by that name ({names})")
     else:
-        found = load_checkpoint(SHIPPED if name == "nuclei" else name)
+        found = load_checkpoint(page or name)
     known = _is_imagenet(found)
     if classes is None and among is not None and known:
         classes = [word for word in among() if imagenet.members_of(word, found.class_names)]
@@ -70,6 +72,13 @@ def open_model(
     elif known and "groups" not in found.classes:
         found.classes = found.classes | {"groups": imagenet.usual_groups(found.class_names)}
     return found
+
+
+def _page(name: str) -> Path | None:
+    """The page of a checkpoint on disk, or of the one that comes with prm; None for any other name."""
+    path = Path(name)
+    page = path / "checkpoint.json" if path.is_dir() else path
+    return page if page.is_file() else SHIPPED if name == "nuclei" else None
 
 
 def _is_imagenet(found: Checkpoint) -> bool:

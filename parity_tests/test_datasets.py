@@ -241,6 +241,12 @@ def test_tables_as_people_have_them(tmp_path, table, encoding):
     assert all(sample.image.shape == (4, 6, 3) for sample in data)
 
 
+def test_a_picture_called_1_is_no_label(tmp_path):
+    folder = write_folder(tmp_path, "file,dog\na.png,1\n1,0\n")
+    (folder / "b.png").rename(folder / "1")
+    assert [sample.labels for sample in open_dataset(folder)] == [(0,), ()]
+
+
 def test_columns_keep_their_order(tmp_path):
     table = "file,zebra,ant\na.png,0,1\nb.png,1,0\n"
     assert open_dataset(write_folder(tmp_path, table)).class_names == ("zebra", "ant")

@@ -162,10 +162,14 @@ def test_a_network_without_fully_convolutional_form_is_one_line():
         open_model("vit_b_16")
 
 
-def test_what_was_trained_here_takes_its_own_names(tmp_path):
+def test_what_was_trained_here_takes_its_own_names(tmp_path, monkeypatch):
     save_checkpoint(random_checkpoint("smallnet", ["mouse", "cell"], widths=(4,)), tmp_path / "net" / "checkpoint.json")
     assert open_model(tmp_path / "net").classes == {}
     assert Segmenter.from_checkpoint(open_model(tmp_path / "net")).classes == Classes(("mouse", "cell"))
+    (tmp_path / "net").rename(tmp_path / "resnet50")  # a run may be called as a network is
+    monkeypatch.chdir(tmp_path)
+    assert open_model("resnet50").class_names == ["mouse", "cell"]
+    (tmp_path / "resnet50").rename(tmp_path / "net")
     only = Segmenter.from_checkpoint(open_model(tmp_path / "net", classes=["cell"])).classes
     assert only == Classes(("cell",), ((1,),))
     with pytest.raises(InputError, match="knows no class 'cat'; it knows mouse, cell"):

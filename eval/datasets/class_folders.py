@@ -25,23 +25,18 @@ def looks_like(path: Path, split: str | None = None) -> bool:
 
 def _pictures_of(folder: Path) -> dict[str, list[Path]]:
     """The pictures of each class; none where that is not what the folder holds."""
-    from ..pictures.images import find_images
-
-    inside = [entry for entry in sorted(folder.iterdir()) if entry.name[0] != "."] if folder.is_dir() else []
-    try:
-        found = {entry.name: find_images(entry, recursive=True) for entry in inside if entry.is_dir()}
-    except InputError:  # a folder without a picture
-        return {}
-    return {} if _holds_pictures(folder) else found
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {entry.name: _pictures(entry, True) for entry in inside if entry.is_dir() and entry.name[0] != "."}
+    return found if all(found.values()) and not _pictures(folder, False) else {}
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _pictures(folder: Path, recursive: bool) -> list[Path]:
     from ..pictures.images import find_images
 
     try:
-        return bool(find_images(folder))
-    except InputError:
-        return False
+        return find_images(folder, recursive)
+    except InputError:  # there is none
+        return []
 
 
 class ClassFolders:

@@ -73,7 +73,7 @@ def read_label_table(path: Path, report: Callable[[InputError], object]) -> tupl
             labels = _names(next(by_name[name] for name in LABELS if name in by_name))
             rows.append(Row(where, file, labels, _names(by_name.get(DIFFICULT, ""))))
         else:
-            labels = [name for name, field in zip(header, fields, strict=True) if PRESENT.get(field)]
+            labels = [name for k, name in enumerate(header) if k != at and PRESENT.get(fields[k])]
             rows.append(Row(where, file, labels, []))
     return rows, classes
 
