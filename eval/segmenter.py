@@ -14,6 +14,7 @@ from prm.accelerated import Proposals, Segmentation
 from prm.accelerated import Segmenter as Algorithm1
 from prm.accelerated.pretrained import open_model
 
+from .pictures.decoding import composed, to_rgb
 from .pictures.images import read_image
 from .proposals import proposals_for
 
@@ -67,7 +68,7 @@ class Segmenter:
     def __call__(self, pictures, proposals=None):
         """The answer for one picture, or a list of answers for a list of pictures.
 
-        pictures : (H, W, 3) or (H, W) uint8 arrays, PIL's images, or files
+        pictures : (H, W, 3) or (H, W) uint8 arrays, PIL's images as their pixels lie, or files, which are read upright
         proposals : those of each picture at its own size; None generates them
 
         Raises InputError for what is no picture, and for proposals of another size.
@@ -85,12 +86,12 @@ def _array(picture: Picture) -> np.ndarray:
     if isinstance(picture, str | Path):
         return read_image(picture)
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return to_rgb(picture)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim not in (2, 3):
         what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise InputError(f"a picture must be a (H, W, 3) or (H, W) array of uint8, an image or a file, not {what}")
     if picture.ndim == 2:
-        return np.repeat(picture[:, :, None], 3, axis=2)
+        return composed([picture])
     if picture.shape[2] != 3:
         raise InputError(f"a picture must have 3 channels, not {picture.shape[2]}; take picture[:, :, :3]")
     return picture

@@ -65,6 +65,19 @@ def test_one_in_one_out_and_a_list_for_a_list(segmenter, tmp_path):
     assert grey.size == (48, 60)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "P", "L"])
+def test_an_image_is_seen_as_its_file_is(segmenter, tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray(picture()[:, :, 0].astype(np.uint16) * 200)
+    else:
+        image = Image.fromarray(picture()).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(picture(1)[:, :, 0]))
+    image.save(tmp_path / "a.png")
+    scores = [[one.score for one in segmenter(given).instances] for given in (image, tmp_path / "a.png")]
+    assert scores[0] == scores[1] != []
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [(np.zeros((4, 4, 3)), r"float64 \(4, 4, 3\)"), (np.zeros((9, 9, 4), np.uint8), "3 channels, not 4"),
