@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 pytest.importorskip("torchvision")
@@ -33,6 +34,22 @@ NAMES = imagenet_names()
 def test_efficientnet_lite_walks_like_the_oracle(size, device):
     module = randomise(EfficientNetLite(4, width=0.3).double(), 1).to(device).eval()
     assert not assert_walks_agree(module, pictures(*size).to(device)).empty.all()
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_padding_is_tensorflows_same(side):
+    """(ceil(side / stride) - 1) * stride + kernel - side pixels in all, of which the smaller half comes before."""
+    model, seen = network("efficientnet_lite0", 2).eval(), set()
+    for part in model.modules():
+        if isinstance(conv := getattr(part, "conv", None), torch.nn.Conv2d):
+            (kernel, _), (stride, _) = conv.kernel_size, conv.stride
+            x = torch.rand(1, conv.in_channels, side, side)
+            total = (-(-side // stride) - 1) * stride + kernel - side
+            ends = [total // 2, total - total // 2] * 2
+            expected = F.conv2d(F.pad(x, ends), conv.weight, None, stride, groups=conv.groups)
+            torch.testing.assert_close(conv(part.pad(x) if hasattr(part, "pad") else x), expected)
+            seen.add((kernel, stride))
+    assert seen == {(1, 1), (3, 1), (3, 2), (5, 1), (5, 2)}
 
 
 def test_the_three_sizes():
