@@ -219,7 +219,7 @@ def test_the_equation_table_holds_every_equation_in_order():
 
 
 def test_the_page_of_settings_is_made_from_them():
-    from prm.eval.cli.settings_page import page
+    from prm.parity_tests.settings_page import page
 
     assert (ROOT / "docs" / "settings.md").read_text() == page()
 

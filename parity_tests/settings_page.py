@@ -1,12 +1,12 @@
-"""docs/settings.md from the fields of settings: `python -m prm.eval.cli.settings_page > docs/settings.md`."""
+"""docs/settings.md from the fields of settings: `python -m prm.parity_tests.settings_page > docs/settings.md`."""
 
 from __future__ import annotations
 
 from dataclasses import Field, fields
 
+from prm.eval.cli.options import usual, words
 from prm.settings import ReadSettings, SegmentationSettings, TrainingSettings, meanings
 
-from .options import usual, words
 
 
 def page() -> str:
@@ -32,7 +32,7 @@ def _values(f: Field) -> str:
 
 PAGE = """# Settings
 
-Made from `prm.settings` by `python -m prm.eval.cli.settings_page > docs/settings.md`; a test compares. On the command
+Made from `prm.settings` by `python -m prm.parity_tests.settings_page > docs/settings.md`; a test compares. On the command
 line `peak_threshold` is `--peak-threshold`, and a switch is `--flip` or `--no-flip`. A setting has the same name and
 default in the oracle, the fast path, the commands and a checkpoint's page.
 
