@@ -8,7 +8,6 @@ from prm.eval.cli.options import usual, words
 from prm.settings import ReadSettings, SegmentationSettings, TrainingSettings, meanings
 
 
-
 def page() -> str:
     """Every setting with its default, what it takes, and its meaning."""
     return PAGE.format(segmentation=_table(SegmentationSettings), training=_table(TrainingSettings),
@@ -32,9 +31,9 @@ def _values(f: Field) -> str:
 
 PAGE = """# Settings
 
-Made from `prm.settings` by `python -m prm.parity_tests.settings_page > docs/settings.md`; a test compares. On the command
-line `peak_threshold` is `--peak-threshold`, and a switch is `--flip` or `--no-flip`. A setting has the same name and
-default in the oracle, the fast path, the commands and a checkpoint's page.
+Made from `prm.settings` by `python -m prm.parity_tests.settings_page > docs/settings.md`; a test compares. On the
+command line `peak_threshold` is `--peak-threshold`, and a switch is `--flip` or `--no-flip`. A setting has the same
+name and default in the oracle, the fast path, the commands and a checkpoint's page.
 
 ## Algorithm 1
 
