@@ -117,6 +117,7 @@ class TrainingSettings:
     epochs : passes over the pictures
     batch_size : pictures of a step
     size : side of the square training crop, pixels
+    resize : the shorter side that pictures are scaled to first, and that prm segment then scales to; none: their own
     lr_features : learning rate of the features
     lr_classifier : learning rate of the classifier on them
     momentum : of stochastic gradient descent
@@ -133,6 +134,7 @@ class TrainingSettings:
     epochs: int = setting(20, 1)
     batch_size: int = setting(16, 1)
     size: int = setting(448, 8)
+    resize: int | None = setting(None, 8)
     lr_features: float = setting(0.01, 0)
     lr_classifier: float = setting(0.1, 0)
     momentum: float = setting(0.9, 0)
@@ -149,6 +151,8 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, not {getattr(self, name)}")
+        if self.resize is not None and self.resize < 1:
+            raise InputError(f"resize must be >= 1 or none, not {self.resize}")
         if self.schedule not in ("cosine", "step"):
             raise InputError(f'schedule must be "cosine" or "step", not {self.schedule!r}')
         if self.jitter < 1:

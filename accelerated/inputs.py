@@ -28,6 +28,13 @@ def stretch_contrast(image: np.ndarray, low: float = 0.5, high: float = 99.8) ->
     return stretched
 
 
+def scaled(size: Sequence[int], shorter: int | None, factor: float = 1.0) -> tuple[int, int]:
+    """(H, W) of a picture of `size` (H, W) whose shorter side becomes `shorter` (None: stays) times `factor`."""
+    factor *= 1.0 if shorter is None else shorter / min(size)
+    height, width = (max(1, round(side * factor)) for side in size)
+    return height, width
+
+
 def is_giant(image: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether a picture (H, W, 3) has so many more pixels than `size` that it is reduced in 8 bits, see `GIANT`."""
     return image.shape[0] * image.shape[1] >= GIANT * size[0] * size[1]

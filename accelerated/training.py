@@ -21,7 +21,7 @@ from prm.settings import TrainingSettings
 
 from .aggregation import aggregation
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .inputs import tensor_of
+from .inputs import scaled, to_input
 
 CHECK_EVERY = 10  # steps between looks at the losses; looking makes the host wait for the device
 
@@ -38,9 +38,9 @@ def soft_margin_loss(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
 class _Crops(Dataset):
     """Augmented crops. What is drawn depends on (seed, epoch, index) alone, so a resumed run sees the same crops."""
 
-    def __init__(self, samples: Sequence, classes: int, mean: Tensor, std: Tensor, settings: TrainingSettings):
+    def __init__(self, samples: Sequence, classes: int, given: dict, settings: TrainingSettings):
         self.samples, self.classes, self.settings = samples, classes, settings
-        self.mean, self.std, self.epoch = mean[:, None, None], std[:, None, None], 0
+        self.mean, self.std, self.epoch = given["mean"], given["std"], 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -51,13 +51,10 @@ class _Crops(Dataset):
         labels[list(sample.labels)] = 1
         counted[list(sample.difficult)] = 0
         draw = np.random.default_rng((self.settings.seed, self.epoch, index))
-        image = tensor_of(sample.image).permute(2, 0, 1).float() / 255
-        image = (image - self.mean) / self.std
-        if self.settings.jitter > 1:
-            factor = self.settings.jitter ** draw.uniform(-1, 1)
-            size = [max(1, round(s * factor)) for s in image.shape[1:]]
-            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
-        image = _crop(image, self.settings.size, draw)
+        picture = sample.image
+        factor = self.settings.jitter ** draw.uniform(-1, 1) if self.settings.jitter > 1 else 1.0
+        size = scaled(picture.shape[:2], self.settings.resize, factor)
+        image = _crop(to_input(picture, self.mean, self.std, size=size), self.settings.size, draw)
         if self.settings.flip and draw.random() < 0.5:
             image = image.flip(2)
         if self.settings.vertical_flip and draw.random() < 0.5:
@@ -138,8 +135,7 @@ def train(
     )
     _set_momentum(optimizer, model, checkpoint.momentum)
     step = _Step(model, pool, optimizer, settings, torch.device(device))
-    mean, std = (torch.tensor(checkpoint.input[k]) for k in ("mean", "std"))
-    crops = _Crops(samples, len(checkpoint.class_names), mean, std, settings)
+    crops = _Crops(samples, len(checkpoint.class_names), checkpoint.input, settings)
     for epoch in range(checkpoint.epoch, settings.epochs):
         started = time.perf_counter()
         crops.epoch = epoch
@@ -233,10 +229,11 @@ def _resumed(page: Path, wanted: Checkpoint) -> Checkpoint:
             # How the command was typed and on how many workers makes no difference to the result.
             ours, theirs = ({k: v for k, v in d.items() if k not in ("command", "workers")} for d in (ours, theirs))
         ours = json.loads(json.dumps(ours))
+        if isinstance(theirs, dict):
+            # What one of them lacks counts as none: a setting that came later, at none, changes nothing.
+            other = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+            ours, theirs = ({k: d.get(k) for k in other} for d in (ours, theirs))
         if ours != theirs:
-            if isinstance(theirs, dict):
-                other = {k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)}
-                ours, theirs = ({k: d.get(k) for k in sorted(other)} for d in (ours, theirs))
             raise InputError(f"{page}: cannot resume, {name} was {theirs} and is now {ours}; use another output folder")
     return found
 

@@ -45,6 +45,14 @@ def test_train(place):
     assert figures["epochs"] == 2 and figures["command"].startswith("prm train --data scenes") and figures["seed"] == 0
 
 
+def test_large_pictures_are_scaled_for_training_and_so_they_are_segmented(place):
+    start = ["train", "--data", "scenes", *TINY[:2], "--size", 16, "--epochs", 1]
+    assert "--resize 16 scales" in run(*start, "-o", "crops", cwd=place).stderr
+    assert "--resize" not in run(*start, "-o", "scaled", "--resize", 16, "--val", cwd=place).stderr
+    sizes = [load_checkpoint(place / net).segmentation.get("size") for net in ("crops", "scaled")]
+    assert sizes == [None, 16]
+
+
 def test_resume(place):
     """A finished run has nothing left to do; with other settings, the number of epochs among them, it is refused."""
     before = {p.name: p.read_bytes() for p in (place / "net").iterdir()}

@@ -137,6 +137,27 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(tmp_path)
     assert any(not torch.equal(v, weights(tmp_path / "c")[k]) for k, v in weights(tmp_path / "a").items())
 
 
+def test_pictures_are_scaled_down_before_the_crop(tmp_path):
+    """A crop of a large picture lies in one half of it; one of the picture scaled down sees both."""
+    image = np.zeros((240, 240, 3), np.uint8)
+    image[:120, :, 0], image[120:, :, 1] = 255, 255
+    start = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    for resize, seen in [(24, 2), (None, 1)]:
+        settings = dataclasses.replace(SMALL, resize=resize, jitter=1, seed=3)
+        crop = training._Crops([Sample(image, (0, 1), "large")], 2, start, settings)[0][0]
+        assert crop.shape == (3, 24, 24)
+        assert int(crop[0].max() > 0.9) + int(crop[1].max() > 0.9) == seen
+
+
+def test_a_run_from_before_a_setting_goes_on(tmp_path):
+    run(tmp_path, epochs=1)
+    page = page_of(tmp_path)
+    del page["training"]["resize"]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(page))
+    assert len(run(tmp_path, resume=True, epochs=1)) == 1
+    refused(lambda: run(tmp_path, resume=True, epochs=1, resize=20), "cannot resume", "resize")
+
+
 def test_a_difficult_label_does_not_teach(tmp_path):
     # the same pictures, the class's labels right in one run and wrong in the other, but difficult in both
     right = [dataclasses.replace(s, difficult=(1,)) for s in samples(6)]
@@ -160,7 +181,7 @@ def test_learning_rates():
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"batch_size": 0}, {"size": -1}, {"schedule": "linear"}, {"jitter": 0.5}]
+    "options", [{"epochs": 0}, {"batch_size": 0}, {"size": -1}, {"schedule": "linear"}, {"jitter": 0.5}, {"resize": 0}]
 )
 def test_bad_settings(options):
     refused(lambda: TrainingSettings(**options), *options)

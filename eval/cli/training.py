@@ -31,6 +31,8 @@ from .shared import (
 
 PLAIN = {"mean": [0.5] * 3, "std": [0.25] * 3}
 """The input's mean and standard deviation by channel where nothing is expected."""
+LARGE = 3
+"""Times the crop's side that a picture's shorter side may have before a line says so."""
 
 
 @settings_options("given", TrainingSettings, "Training", shown=True)
@@ -119,9 +121,11 @@ def train(
         training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
                   "start": weights or "random", "command": command_line()},
         segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3),
-                      "threshold": pool_options.get("threshold", "median")},
+                      "threshold": pool_options.get("threshold", "median")}
+        | ({"size": settings.resize} if settings.resize else {}),
     )  # fmt: skip
-    watched = _validation(data, val, checkpoint, device) if val else None
+    watched = _validation(data, checkpoint, settings.resize, device) if val else None
+    _warn_of_large_pictures(samples, settings)
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("training", total=None)
@@ -182,12 +186,24 @@ def _load_weights(model, network: str, weights: str) -> dict:
     return normal
 
 
-def _validation(data, val, checkpoint, device):
+def _warn_of_large_pictures(samples, settings: TrainingSettings) -> None:
+    """A crop of a photograph straight from a camera shows nothing of what its labels name."""
+    if settings.resize is not None or not len(samples):
+        return
+    sides = samples[0].image.shape[:2]
+    if min(sides) > LARGE * settings.size:
+        console.print(
+            f"{samples[0].name}: {sides[1]} x {sides[0]} pixels, of which crops of {settings.size} show little; "
+            f"--resize {settings.size} scales pictures down first"
+        )
+
+
+def _validation(data, checkpoint, resize, device):
     import numpy as np
     import torch
 
     from prm.accelerated import aggregation
-    from prm.accelerated.inputs import to_input
+    from prm.accelerated.inputs import scaled, to_input
 
     from ..datasets import open_dataset
     from ..metrics import classification_map
@@ -198,7 +214,8 @@ def _validation(data, val, checkpoint, device):
 
     @torch.no_grad()
     def score(model, sample):
-        image = to_input(sample.image, given["mean"], given["std"], given["contrast"]).to(device)
+        size = scaled(sample.image.shape[:2], resize)
+        image = to_input(sample.image, given["mean"], given["std"], given["contrast"], size).to(device)
         return pool(model(image[None]))[0].double().cpu().numpy()
 
     def watch(model) -> dict:
