@@ -94,7 +94,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class WrittenOutNorm(nn.Module):
-    """Layer norm over the channels as plain arithmetic: it divides by, and subtracts, what depends on the image."""
+    """Layer norm over the channels as plain arithmetic."""
 
     def __init__(self, c):
         super().__init__()
@@ -164,8 +164,8 @@ FAMILIES = {
     "EfficientNet": efficientnet,
     "ConvNeXt": convnext,
     "ConvNeXt, the authors' form": lambda models: convnext_paper(),
+    "ConvNeXt, norm written out": lambda models: convnext_paper(WrittenOutNorm),
 }
 REFUSED = {
-    "ConvNeXt, norm written out": lambda models: convnext_paper(WrittenOutNorm),
     "ViT": lambda models: models.VisionTransformer(32, 8, 1, 2, 8, 16, num_classes=CLASSES),
 }

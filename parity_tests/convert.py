@@ -163,11 +163,13 @@ class _Conversion:
         """A module's function, called with its attributes of the same names."""
         if type(module) not in MODULES:
             self.refuse(f"module {type(module).__name__} has no counterpart")
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            self.refuse(f"padding mode {module.padding_mode!r}")
         function = MODULES[type(module)]
         names = getattr(function, "names", inspect.signature(function).parameters)
         given = {name: getattr(module, name) for name in names if hasattr(module, name)}
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            rows, columns = _pair(module.padding)
+            x = _copies(self, x, (columns, columns, rows, rows), module.padding_mode)
+            given["padding"] = 0
         if isinstance(module, nn.InstanceNorm2d):
             given["use_input_stats"] = not module.track_running_stats
         if isinstance(module, nn.ConstantPad2d):
@@ -270,9 +272,31 @@ def _interpolate(
 
 
 def _pad(self, x, pad, mode="constant", value=None):
-    if mode != "constant" or value:
-        self.refuse("padding that is not zeros")
-    return self.emit("zero_pad", (x,), padding=(*pad, 0, 0)[:4])
+    if value:
+        self.refuse("padding with another constant than 0")
+    padding = (*pad, 0, 0)[:4]
+    return self.emit("zero_pad", (x,), padding=padding) if mode == "constant" else _copies(self, x, padding, mode)
+
+
+def _copies(self, x, padding, mode):
+    return self.emit("pad", (x,), padding=_sides(padding), mode=mode)
+
+
+def _sides(padding):
+    """A module's padding as (left, right, top, bottom)."""
+    return (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+
+
+def _reflection_pad(self, x, padding):
+    return _copies(self, x, padding, "reflect")
+
+
+def _replication_pad(self, x, padding):
+    return _copies(self, x, padding, "replicate")
+
+
+def _circular_pad(self, x, padding):
+    return _copies(self, x, padding, "circular")
 
 
 def _same(self, x, *args, **kwargs):
@@ -321,6 +345,17 @@ def _arithmetic(op, python):
 
 def _cat(self, tensors, dim=0):
     return self.emit("concatenate", tensors, axis=self.axis(dim))
+
+
+def _stack(self, tensors, dim=0):
+    return _cat(self, [_unsqueeze(self, x, dim) for x in tensors], dim)
+
+
+def _power(exponent=None):
+    def convert(self, x, given=None):
+        return self.emit("power", (x,), exponent=given if exponent is None else exponent)
+
+    return convert
 
 
 def _chunk(self, x, chunks, dim=0):
@@ -445,8 +480,21 @@ def _permute(self, x, *dims):
 def _mean(self, x, dim=None, keepdim=False, **ignored):
     if dim is None:
         self.refuse("a mean over everything, the batch too")
-    axes = tuple(self.axis(d) for d in ((dim,) if isinstance(dim, int) else dim))
-    return self.emit("mean", (x,), axes=axes, keepdims=keepdim)
+    return self.emit("mean", (x,), axes=_axes(self, dim), keepdims=keepdim)
+
+
+def _axes(self, dim):
+    return tuple(self.axis(d) for d in ((dim,) if isinstance(dim, int) else dim))
+
+
+def _sum(self, x, dim, keepdim=False):
+    return self.emit("sum", (x,), axes=_axes(self, dim), keepdims=keepdim)
+
+
+def _norm(self, x, p=2, dim=None, keepdim=False):
+    if p != 2:
+        self.refuse("another norm than the root of the sum of squares")
+    return self.emit("norm", (x,), axes=_axes(self, dim), keepdims=keepdim)
 
 
 # ---- by torch's names
@@ -462,6 +510,7 @@ _activations = {name: _activation(name, names) for name, (_, *names) in ACTIVATI
 _add, _sub = _arithmetic("add", operator.add), _arithmetic("subtract", operator.sub)
 _mul, _div = _arithmetic("multiply", operator.mul), _arithmetic("divide", operator.truediv)
 _swapaxes = _swapdims = _transpose
+_pow, _square, _sqrt, _rsqrt = _power(), _power(2.0), _power(0.5), _power(-0.5)
 
 
 def _addcmul(self, x, tensor1, tensor2, value=1):
@@ -482,7 +531,7 @@ LAYERS = _named("conv2d", "linear", "batch_norm", "layer_norm", "group_norm", "i
 # of torch, as methods, and where torch.nn.functional has them
 CALLS = _activations | _named("softmax", "add", "sub", "mul", "div", "cat", "chunk", "split", "flatten", "reshape",
                               "permute", "transpose", "swapaxes", "swapdims", "addcmul", "squeeze", "unsqueeze",
-                              "mean")  # fmt: skip
+                              "mean", "sum", "norm", "stack", "pow", "square", "sqrt", "rsqrt")  # fmt: skip
 CALLS |= {f"{name}_": function for name, function in CALLS.items()}
 METHODS = {
     **CALLS, **_named("expand", "expand_as", "size"), "view": _reshape, "contiguous": _same, "detach": _same,
@@ -494,7 +543,7 @@ FUNCTIONS = {
        if hasattr(owner, name)},
     torch.conv2d: _conv2d, torch.concat: _cat, F.dropout2d: _dropout, getattr: _getattr, operator.getitem: _getitem,
     operator.add: _add, operator.iadd: _add, operator.sub: _sub, operator.mul: _mul, operator.imul: _mul,
-    operator.truediv: _div, operator.floordiv: lambda self, x, y: x // y,
+    operator.truediv: _div, operator.pow: _pow, operator.floordiv: lambda self, x, y: x // y,
 }  # fmt: skip
 # a type -> its function, which is called with those of the module's attributes that are named like its parameters
 MODULES = {
@@ -503,7 +552,9 @@ MODULES = {
     nn.LocalResponseNorm: _local_response_norm, nn.MaxPool2d: _max_pool2d, nn.AvgPool2d: _avg_pool2d,
     nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d, nn.AdaptiveMaxPool2d: _adaptive_max_pool2d,
     nn.Upsample: _interpolate, nn.UpsamplingBilinear2d: _interpolate, nn.UpsamplingNearest2d: _interpolate,
-    nn.ZeroPad2d: _pad, nn.ConstantPad2d: _pad, nn.Flatten: _flatten, nn.PReLU: _prelu, nn.Softmax: _softmax,
+    nn.ZeroPad2d: _pad, nn.ConstantPad2d: _pad, nn.ReflectionPad2d: _reflection_pad,
+    nn.ReplicationPad2d: _replication_pad, nn.CircularPad2d: _circular_pad,
+    nn.Flatten: _flatten, nn.PReLU: _prelu, nn.Softmax: _softmax,
     nn.Identity: _same, nn.Dropout: _same, nn.Dropout2d: _same,
     **{kind: _activations[name] for name, (kind, *_) in ACTIVATIONS.items()},
 }  # fmt: skip

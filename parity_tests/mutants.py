@@ -27,7 +27,7 @@ SHARED, PREPARED = f"{BACK}/shared.py", f"{BACK}/prepared.py"
 PLAN, WALK, BUILDER = f"{BACK}/plan.py", f"{BACK}/walk.py", f"{BACK}/tracing/builder.py"
 LAYERS, ARITHMETIC = f"{BACK}/tracing/layers.py", f"{BACK}/tracing/arithmetic.py"
 CONVOLUTION, LINEAR = f"{BACK}/rules/convolution.py", f"{BACK}/rules/linear.py"
-MAX_POOL, JOINING = f"{BACK}/rules/pooling.py", f"{BACK}/rules/joining.py"
+MAX_POOL, JOINING, MOVING = (f"{BACK}/rules/{name}.py" for name in ("pooling", "joining", "moving"))
 KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "accelerated/kernels/peak_backprop.py"
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
@@ -43,6 +43,8 @@ FIRST = {
     "add": ("both summands", "summands' values", "no summand is positive"),
     "concatenate": ("concatenation's",),
     "multiply": ("P to the gate",),
+    "summation": ("a sum over axes",),
+    "pad": ("zeros around a map",),
     "avg_pool2d": ("fixed weights", "average's bound", "adaptive bins"),
     "linear": ("linear layers",),
 }  # fmt: skip
@@ -210,8 +212,14 @@ MUTANTS = (
             (LAYERS, "/ torch.sqrt(var + eps)", "/ torch.sqrt(var)")),
     _mutant(
         "P to the gate", "peak_backprop",
-        (ARITHMETIC, "return y if x_gate else x", "return x if x_gate else y"),
+        (ARITHMETIC, "return Scaling(y if x_gate else x)", "return Scaling(x if x_gate else y)"),
     ),
+    _mutant("P to the gate of a linear unit", "peak_backprop",
+            (ARITHMETIC, "return GatedUnit(y if x_gate else x)", "return GatedUnit(x if x_gate else y)")),
+    _mutant("a sum over axes split equally", "peak_backprop",
+            (JOINING, "torch.where(whole > 0, positive / whole,", "torch.where(whole < 0, positive,")),
+    _mutant("zeros around a map keep P", "peak_backprop",
+            (MOVING, "return below, mass((visits.values,)) - mass((below[0].values,))", "return below, None")),
     _mutant("PRM not divided by its total", "peak_backprop",
             (WALK, "torch.where(total > 0, prms / total, 0)", "prms")),
     _mutant("largest channel for the sum of channels", "peak_backprop",

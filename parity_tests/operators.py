@@ -302,6 +302,27 @@ def interpolations(draw, dtype):
 
 
 @st.composite
+def sums(draw, dtype):
+    axes = draw(st.sampled_from([(0,), (1,), (0, 2), (1, 2)]))
+    rng, shape = draw(randoms()), (draw(st.integers(1, 4)), *draw(pairs(1, 5)))
+    keep = draw(st.booleans())
+    out = tuple(1 if a in axes else n for a, n in enumerate(shape) if keep or a not in axes)
+    return {"P": visits(rng, out), "U": features(rng, shape, draw(st.sampled_from(SIGNS))), "axes": axes}
+
+
+@st.composite
+def pads(draw, dtype):
+    shape, mode = (draw(st.integers(1, 3)), *draw(pairs(2, 5))), draw(st.sampled_from(["zeros", "zeros", *COPIES]))
+    most = 3 if mode in ("zeros", "replicate") else 1  # the others need as much of the map
+    left, right, top, bottom = (draw(st.integers(0, most)) for _ in range(4))
+    out = (shape[0], shape[1] + top + bottom, shape[2] + left + right)
+    return {"P": visits(draw(randoms()), out), "shape": shape, "padding": (left, right, top, bottom), "mode": mode}
+
+
+COPIES = ("reflect", "replicate", "circular")
+
+
+@st.composite
 def additions(draw, dtype):
     rng, (C, H, W) = draw(randoms()), (draw(st.integers(1, 3)), *draw(pairs(1, 5)))
     second = draw(st.sampled_from([(C, H, W), (C, H, W), (C, 1, 1), (1, H, W)]))
@@ -542,6 +563,8 @@ OPERATORS = {
         _walk("max_pool2d", _max_poolings, equation="section 3.3", table=tolerances.WALK),
         _walk("adaptive_max_pool2d", adaptive_poolings, equation="section 3.3"),
         _walk("add", additions, answer=added, equation="-"),
+        _walk("summation", sums, equation="-"),
+        _walk("pad", pads, leaks=True, equation="-", table=tolerances.WALK),
         _walk("concatenate", concatenations, answer=concatenated, equation="-"),
         _walk("slice_axis", slices, equation="-"),
         _walk("multiply", gated, equation="-"),

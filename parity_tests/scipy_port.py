@@ -240,6 +240,23 @@ def add(P, summands, constant=()):
     return [multiply(P * share.reshape(P.shape), U.shape) for share, U in zip(shares, summands)]
 
 
+def summation(P, U, axes):
+    """Back through a sum over axes: the addition of its slices."""
+    positive = np.maximum(U, 0).astype(float)
+    total = positive.sum(axes, keepdims=True)
+    share = np.where(total > 0, positive / np.maximum(total, np.finfo(float).tiny), total.size / U.size)
+    return share * P.reshape(total.shape)
+
+
+def pad(P, shape, padding, return_leak, mode="zeros"):
+    """Back through a pad: to where each position was copied from; from zeros nowhere."""
+    how = {"mode": {"replicate": "edge", "circular": "wrap"}.get(mode, mode)}
+    if mode == "zeros":
+        how = {"mode": "constant", "constant_values": -1}
+    at = np.pad(indices(shape), [(0, 0), *borders(padding)], **how)
+    return returned(P, at, shape), P[at < 0].sum()
+
+
 # ---- Networks
 
 
@@ -478,6 +495,8 @@ port = SimpleNamespace(
         max_pool2d=lambda P, U, **geometry: returned(P, PICKS["max_pool2d"](U, **geometry), U.shape),
         adaptive_max_pool2d=lambda P, U: returned(P, winners(U, bins(U.shape[1:], P.shape[1:])), U.shape),
         add=add,
+        summation=summation,
+        pad=pad,
         concatenate=concatenate,
         slice_axis=lambda P, shape, **which: returned(P, sliced(shape, **which), shape),
         multiply=multiply,

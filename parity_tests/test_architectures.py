@@ -107,7 +107,7 @@ def test_what_is_refused_is_refused_before_any_forward_pass(name):
     for part in classifier.modules():
         part.register_forward_pre_hook(lambda part, args: ran.extend(a for a in args if type(a) is torch.Tensor))
     verdict, quoted = ROWS[name]
-    where = {"ViT": "class_token", "ConvNeXt, norm written out": "in 'stem.1'"}[name]
+    where = {"ViT": "class_token"}[name]
     refused(lambda: PeakBackprop(classifier), *quoted, where, "register_rule", error=NotImplementedError)
     assert verdict == "refused" and quoted and not ran
 

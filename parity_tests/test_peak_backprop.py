@@ -209,15 +209,20 @@ REFUSED = {
     "functional bicubic": (
         inside(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic")), "interpolate.*bicubic",
     ),
-    "reflect padding": (refusing(conv(4, 4, 3, padding=1, padding_mode="reflect")), r"Conv2d at '1\.1'.*reflect"),
-    "reflection pad": (refusing(nn.ReflectionPad2d(1)), r"ReflectionPad2d at '1\.1'"),
-    "pad before no convolution": (
-        refusing(nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2))), r"ZeroPad2d at '1\.1\.0'",
-    ),
+    "a pad of ones": (refusing(nn.ConstantPad2d(1, 1.0)), r"ConstantPad2d at '1\.1'.*another constant"),
     "two full maps": (between(lambda a, b: a * b), "mul.*full"),
+    "two activated maps": (between(lambda a, b: F.relu(a) * F.gelu(b)), "mul.*full"),
     "negative factor": (inside(lambda m, y: y * -2.0), "mul.*positive"),
     "negative factor, a tensor": (between(lambda a, b: a + b * torch.tensor(-1.0)), "mul.*positive"),
     "difference": (between(lambda a, b: a - b), "sub"),
+    "difference with another map's mean": (between(lambda a, b: a - b.mean(1, keepdim=True)), "sub.*mean"),
+    "division by a mean": (inside(lambda m, y: y / y.mean(1, keepdim=True)), "div.*deviation"),
+    "division by a root less something": (
+        inside(lambda m, y: y / (torch.sqrt(y.square().mean(1, keepdim=True)) + -1)), "div.*deviation",
+    ),
+    "division by a map's own root": (inside(lambda m, y: y / torch.sqrt(y * y + 1)), "div.*deviation"),
+    "negative power": (inside(lambda m, y: F.relu(y) ** -1), "pow.*above 0"),
+    "sum of everything": (inside(lambda m, y: y * 1 + y.sum()), "sum.*batch"),
     "constant minus map": (inside(lambda m, y: 1 - y), "sub"),
     "exponential": (inside(lambda m, y: torch.exp(y)), "exp"),
     "mean over channels": (inside(lambda m, y: y.mean(1, keepdim=True), h=conv(1, 2, 1)), "mean"),
@@ -246,6 +251,9 @@ def test_what_has_no_rule_is_refused_before_any_forward_pass(kind):
 
 
 AT_THE_PICTURE = {
+    "two maps that mix up which is the gate": (
+        inside(lambda m, y: F.relu(y) * y[:, :, :1]), pictures(9, 9), "which of them is the gate",
+    ),
     "a layer norm that turns out to mix images": (
         model(lambda m, x: F.layer_norm(m.c(x), (2, 2, 7, 7)), c=conv(3, 2, 3)), pictures(9, 9), "images of a batch",
     ),

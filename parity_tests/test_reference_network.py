@@ -254,13 +254,51 @@ def test_pooling_mean_linear_and_shapes():
     near(run(up, [[1, 3]], (0, 0, 1)).prm, [[0.5, 0.5]])  # (.75, .25) * (1, 3)
 
 
+def test_sums_pads_and_powers():
+    nodes = [conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("cat", "concatenate", ("b", "c"))]
+    # 1 of the first column and 3 of the second: 1 : 3
+    near(run([*nodes, Node("y", "sum", ("cat",), {"axes": (0,), "keepdims": True})], [[1, 3]]).prm, [[0.25, 0.75]])
+    pad = {"padding": (2, 0, 0, 0)}
+    near(run([Node("y", "pad", ("x",), {**pad, "mode": "reflect"})], [[1, 2, 3]]).prm, [[0, 0, 1]])
+    near(run([Node("y", "pad", ("x",), {**pad, "mode": "circular"})], [[1, 2, 3]]).prm, [[0, 1, 0]])
+    zeros = [Node("p", "zero_pad", ("x",), pad), Node("y", "relu", ("p",))]
+    assert run(zeros, [[1, 2, 3]]).leaked == 1 and run(zeros, [[1, 2, 3]], (0, 0, 2)).leaked == 0
+    near(run([Node("y", "power", ("x",), {"exponent": 2.0})], [[1, 3]], (0, 0, 1)).prm, [[0, 1]])
+
+
+def test_a_norm_written_out():
+    """(x - mean) / root of the mean square: P unchanged; a pooling less its map: through the pooling."""
+    axes = {"axes": (2,), "keepdims": True}
+    less = [Node("m", "mean", ("x",), axes), Node("d", "subtract", ("x", "m"))]
+    root = [Node("q", "power", ("d",), {"exponent": 2.0}), Node("v", "mean", ("q",), axes),
+            Node("s", "power", ("v",), {"exponent": 0.5}), Node("y", "divide", ("d", "s"))]  # fmt: skip
+    near(run([*less, *root], [[1, 3]], (0, 0, 1)).prm, [[0, 1]])
+    with pytest.raises(NotImplementedError, match=r"'y'.*not positive"):
+        run([*less, *root], [[2, 2]])
+    pool = Node("p", "avg_pool2d", ("x",), {"kernel": (1, 3), "stride": 1, "padding": (0, 1)})
+    near(run([pool, Node("y", "subtract", ("p", "x"))], [[1, 3, 0]], (0, 0, 0)).prm, [[0.25, 0.75, 0]])
+
+
+def test_a_gated_linear_unit():
+    # of two full maps the one that an activation made is the gate
+    nodes = [conv("b", "x", [1, 0]), conv("c", "x", [0, 1]), Node("g", "gelu", ("c",))]
+    for inputs in (("b", "g"), ("g", "b")):
+        near(run([*nodes, Node("y", "multiply", inputs)], [[1, 3]]).prm, [[1, 0]])
+    both = [*nodes, Node("h", "relu", ("b",)), Node("y", "multiply", ("h", "g"))]
+    with pytest.raises(NotImplementedError, match=r"'y'.*full-size"):
+        run(both, [[1, 3]])
+
+
 def test_what_has_no_rule_is_refused_before_any_work():
     image = np.zeros((1, 1, 2))
     cases = [
         ([Node("odd", "cumsum", ("x",))], "'cumsum'.*'odd'"),
         ([Node("s", "softmax", ("x",), {"axis": 0})], "'softmax'.*'s'"),
         ([Node("u", "interpolate", ("x",), {"mode": "bicubic", "size": (2, 4)})], "'interpolate'.*'u'"),
-        ([Node("p", "zero_pad", ("x",), {"padding": 1}), Node("r", "relu", ("p",))], "'zero_pad'.*'p'"),
+        ([Node("p", "zero_pad", ("x",), {"padding": (-1, 0, 0, 0)}), Node("r", "relu", ("p",))], "'zero_pad'.*'p'"),
+        ([Node("p", "power", ("x",), {"exponent": -1.0})], "'power'.*'p'"),
+        ([Node("r", "relu", ("x",)), Node("d", "subtract", ("x", "r"))], "'subtract'.*'d'.*mean"),
+        ([Node("r", "relu", ("x",)), Node("d", "divide", ("x", "r"))], "'divide'.*'d'.*deviation"),
     ]
     for nodes, message in cases:
         with pytest.raises(NotImplementedError, match=message):
@@ -301,7 +339,7 @@ def test_a_module_called_twice_is_two_layers():
 def test_conversion_refuses_by_name():
     with pytest.raises(NotImplementedError, match=r"1 .*ConvTranspose2d"):
         to_reference(nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(3, 3, 2)).eval())
-    with pytest.raises(NotImplementedError, match="reflect"):
-        to_reference(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")).eval())
+    with pytest.raises(NotImplementedError, match="another constant"):
+        to_reference(nn.Sequential(nn.ConstantPad2d(1, 2.0)).eval())
     with pytest.raises(ValueError, match="training"):
         to_reference(nn.Sequential(nn.ReLU()))

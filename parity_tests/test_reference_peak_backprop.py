@@ -341,6 +341,21 @@ def test_gate_takes_nothing():
     assert eq.multiply(image([1, 2]), (1, 1, 1)).tolist() == [[[3]]]  # broadcast against a full-size gate
 
 
+def test_a_sum_splits_like_an_addition():
+    U = np.array([[[1.0, -1.0]], [[3.0, -2.0]]])
+    near(eq.summation([[[4.0, 4.0]]], U, (0,)), [[[1, 2]], [[3, 2]]])  # equally where nothing is positive
+    near(eq.summation([4.0, 6.0], U, (1, -1)), [[[4, 0]], [[6, 0]]])
+
+
+def test_a_pad_gives_back_what_its_copies_hold():
+    P = np.arange(1.0, 6.0).reshape(1, 1, 5)
+    for mode, expected in [("reflect", [2, 1 + 3 + 5, 4]), ("replicate", [1 + 2, 3, 4 + 5]), ("circular", [2 + 5, 3, 5])]:
+        near(eq.pad(P, (1, 1, 3), (1, 1, 0, 0), mode), [[expected]])
+    P_U, leaked = eq.pad(P, (1, 1, 3), (1, 1, 0, 0), return_leak=True)
+    near(P_U, [[[2, 3, 4]]])
+    assert leaked == 6
+
+
 def test_positions_follow_reshape_and_permute():
     P = np.arange(6.0)
     assert eq.flatten(P, (1, 2, 3)).tolist() == [[[0, 1, 2], [3, 4, 5]]]

@@ -196,6 +196,14 @@ def inside(f, c=None, h=None, **layers):
     return model(lambda m, x: m.h(f(m, m.c(x))), c=c or conv(3, 4, 3), **layers, h=h or conv(4, 2, 1))
 
 
+def split_attention(m, y):
+    """As in ResNeSt: branches weighted by a softmax over them, and added up."""
+    N, H, W = y.size(0), y.size(2), y.size(3)
+    z = F.relu(m.k(y)).reshape(N, 2, 2, H, W)
+    weights = m.a(z.sum(1).mean((2, 3), True)).reshape(N, 2, 2, 1, 1)
+    return (z * torch.softmax(weights, 1)).sum(1)
+
+
 def signs(norm):
     """Weights of either sign."""
     with torch.no_grad():
@@ -348,6 +356,41 @@ LAYERS = {
     "channels taken apart": model(
         lambda m, x: m.c(torch.cat([x[:, 2].unsqueeze(1), x[:, -3][:, None], torch.unsqueeze(x[:, 1], 1)], 1)),
         c=conv(3, 2, 3),
+    ),
+    "pads of every mode": inside(
+        lambda m, y: m.d(F.pad(m.k(m.b(m.a(y))), (1, 2, 0, 1), mode="replicate")), h=conv(4, 2, 2),
+        a=nn.ReflectionPad2d((2, 0, 1, 1)), b=nn.ReplicationPad2d(1), k=nn.CircularPad2d((1, 0, 0, 1)),
+        d=conv(4, 4, 3, padding=(1, 2), padding_mode="reflect"),
+    ),
+    # the second reader cannot take the pad in, and a maximum may lie on its zeros
+    "zero pad, max pool": inside(
+        lambda m, y: (lambda z: F.max_pool2d(z, 2) + m.k(z))(F.pad(y - 1, (0, 1, 2, 0))), k=conv(4, 4, 2, 2)
+    ),
+    "sum of a stack": inside(
+        lambda m, y: (torch.stack([y, m.k(y), -1 + y], 1) * torch.softmax(m.w, 0)[None, :, None, None, None]).sum(1),
+        k=three(4), h=conv(4, 2, 2), w=parameter(1.0, -1.0, 0.5),
+    ),
+    "split attention": inside(split_attention, a=conv(2, 4, 1), k=three(4), h=conv(2, 2, 2)),
+    "sum over rows": inside(lambda m, y: torch.sum(y, (2, 3), keepdim=True)),
+    "gated linear unit": inside(
+        lambda m, y: m.a(y) * F.relu(m.b(y)) + m.act(m.k(y)).permute(0, 2, 3, 1).permute(0, 3, 1, 2) * m.d(y),
+        **{name: conv(4, 4, 1) for name in "abkd"}, act=nn.GELU(), h=conv(4, 2, 2),
+    ),
+    "squared ReLU": inside(lambda m, y: 0.5 * F.relu(y) ** 2 + torch.square(F.relu(y)).pow(1.5), h=conv(4, 2, 2)),
+    "a norm written out": inside(
+        lambda m, y: (lambda z: z / torch.sqrt(z.pow(2).mean(1, keepdim=True) + 1e-6))(y - y.mean(1, keepdim=True)),
+        h=conv(4, 2, 2),
+    ),
+    "a norm written out, its root a factor": inside(
+        lambda m, y: (y - y.mean((2, 3), keepdim=True)) * torch.rsqrt(y.square().mean((2, 3), keepdim=True) + 1e-6),
+        h=conv(4, 2, 2),
+    ),
+    "pooling less the map": inside(lambda m, y: y + (m.p(y) - y), p=avg(3, 1, 1)),
+    "global response norm": inside(
+        lambda m, y: (lambda g: y + m.w * (y * (g / (g.mean(1, keepdim=True) + 1e-6))))(
+            y.norm(p=2, dim=(2, 3), keepdim=True)
+        ),
+        h=conv(4, 2, 2), w=parameter([[0.5]], [[-1.0]], [[2.0]], [[0.25]]),
     ),
     "one row": inside(lambda m, y: torch.cat([y, y[..., 1, :].unsqueeze(-2)], 2)),
     "pooling pyramid": inside(

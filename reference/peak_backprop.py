@@ -118,8 +118,8 @@ def normalization(P):
 
 
 def activation(P):
-    """ReLU, GELU and other activations, dropout, identity, a positive or a learned factor, an added constant: P
-    unchanged, slope 1."""
+    """ReLU, GELU and other activations, powers above 0, dropout, identity, a positive or a learned factor, an added
+    constant: P unchanged, slope 1."""
     return np.array(P, np.float64)
 
 
@@ -260,6 +260,38 @@ def add(P, summands, constant=()):
     return shares
 
 
+def summation(P, U, axes):
+    """Sum over axes: an addition of the slices of U along them, P split as in `add`. P has U's other axes, or these
+    too as 1."""
+    U = np.asarray(U, np.float64)
+    axes = tuple(sorted(axis % U.ndim for axis in axes))
+    moved = np.moveaxis(U, axes, range(len(axes)))
+    slices = moved.reshape(-1, *moved.shape[len(axes) :])
+    shares = add(np.asarray(P, np.float64).reshape(slices.shape[1:]), slices)
+    return np.moveaxis(np.reshape(shares, moved.shape), range(len(axes)), axes)
+
+
+def pad(P, shape, padding, mode="zeros", return_leak=False):
+    """A pad that nothing is merged into: P of each copy goes back to the position that it was copied from.
+
+    padding: (left, right, top, bottom); mode: "zeros", whose positions come from nowhere, so that their P leaks, or
+    "reflect", "replicate", "circular". shape: U's (C, H, W).
+    """
+    P, P_U = np.asarray(P, np.float64), np.zeros(shape)
+    left, right, top, bottom = sides(padding)
+    outside = shape[1] * shape[2]
+    position, widths = np.arange(outside).reshape(shape[1:]), ((top, bottom), (left, right))
+    if mode == "zeros":
+        source = np.pad(position, widths, constant_values=outside)
+    else:
+        source = np.pad(position, widths, {"replicate": "edge", "circular": "wrap"}.get(mode, mode))
+    for c in range(shape[0]):
+        landed = np.bincount(source.ravel(), P[c].ravel(), outside + 1)
+        P_U[c] = landed[:outside].reshape(shape[1:])
+    leaked = float(P[:, source == outside].sum())
+    return (P_U, leaked) if return_leak else P_U
+
+
 def concatenate(P, shapes, axis=0):
     """Concatenation: each input takes its slice. shapes: the inputs' shapes -> list of P(U_i)."""
     ends = np.cumsum([shape[axis] for shape in shapes])[:-1]
@@ -276,7 +308,8 @@ def slice_axis(P, shape, axis, start=None, stop=None, step=None):
 
 
 def multiply(P, shape):
-    """Multiplication by a gate: P goes to the other operand, of the given shape, summed over its broadcast axes."""
+    """Multiplication by a gate, division by a deviation, difference with a mean: P goes to one operand, of the given
+    shape, summed over its broadcast axes."""
     return sum_to(np.asarray(P, np.float64), shape)
 
 

@@ -101,6 +101,8 @@ FUNCTIONS = {
     "peak_backprop.mean": ("Eq. 4-5", _leaking),
     "peak_backprop.interpolate": ("Eq. 4-5", _leaking),
     "peak_backprop.add": ("Eq. 5", _parts),
+    "peak_backprop.summation": ("Eq. 5", _alone),
+    "peak_backprop.pad": ("Eq. 5", _leaking),
     "peak_backprop.concatenate": ("Eq. 5", _parts),
     "peak_backprop.slice_axis": ("Eq. 5", _alone),
     "peak_backprop.multiply": ("Eq. 5", _alone),

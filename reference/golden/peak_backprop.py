@@ -151,6 +151,21 @@ CASES: Cases = {
         ("constant", "A constant takes no share.",
          dict(P=visits(7, 1, 1, 3), summands=[numbers(8, 1, 1, 3), np.full((1, 1, 3), 2.0)], constant=[1])),
     ],
+    "peak_backprop.summation": [
+        ("by_sign", "Over channels: by positive parts, equally where none is positive; P keeps the axis.",
+         dict(P=visits(1, 1, 1, 2), U=np.array([[[1.0, -1]], [[3.0, -2]]]), axes=[0])),
+        ("two_axes", "Over rows and columns; P lacks the axes.",
+         dict(P=visits(2, 2), U=numbers(3, 2, 2, 3), axes=[1, 2])),
+    ],
+    "peak_backprop.pad": [
+        ("zeros", "What lies on zeros leaks.", dict(P=visits(1, 1, 3, 4), shape=[1, 2, 2], padding=[1, 1, 0, 1])),
+        ("reflect", "Copies add up where they came from; the edge itself is not repeated.",
+         dict(P=visits(2, 2, 4, 5), shape=[2, 3, 3], padding=[2, 0, 0, 1], mode="reflect")),
+        ("replicate", "The edge is repeated.",
+         dict(P=visits(3, 1, 3, 5), shape=[1, 2, 2], padding=[1, 2, 1, 0], mode="replicate")),
+        ("circular", "The other end comes in.",
+         dict(P=visits(4, 1, 3, 5), shape=[1, 2, 3], padding=[1, 1, 0, 1], mode="circular")),
+    ],
     "peak_backprop.concatenate": [
         ("channels", "Each input takes its channels.", dict(P=visits(1, 3, 2, 2), shapes=[[1, 2, 2], [2, 2, 2]])),
         ("columns", "Along another axis.", dict(P=visits(2, 2, 1, 4), shapes=[[2, 1, 3], [2, 1, 1]], axis=2)),

@@ -18,11 +18,14 @@ batch axis: feature maps (C, H, W), vectors (F,). Axes in parameters count from 
 | an activation, see ACTIVATIONS | x | slope, alpha, ... |
 | softmax | x | axis |
 | identity, dropout | x | - |
+| power | x | exponent; P passes one above 0 |
 | zero_pad | x | padding (left, right, top, bottom) |
+| pad | x | padding, mode: reflect, replicate or circular |
 | max_pool2d | x | kernel, stride=None, padding=0, dilation=1, ceil_mode=False |
 | avg_pool2d | x | kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None |
 | adaptive_max_pool2d, adaptive_avg_pool2d | x | size (each entry a number, or None: keep) |
 | mean | x | axes=(1, 2), keepdims=False |
+| sum, norm (the root of the squares' sum: in a gate or a divisor) | x | axes, keepdims=False |
 | interpolate | x | mode, align_corners=False, size or scale |
 | add, subtract, multiply, divide | x, y | - |
 | concatenate | x, y, ... | axis=0 |

@@ -47,9 +47,10 @@ def _local_response_norm(U, size, alpha=1e-4, beta=0.75, k=1.0):
     return U / (k + alpha * mean) ** beta
 
 
-def _zero_pad(U, padding):
+def _pad(U, padding, mode="zeros"):
     left, right, top, bottom = eq.sides(padding)
-    return np.pad(U, ((0, 0), (top, bottom), (left, right)))
+    names = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
+    return np.pad(U, ((0, 0), (top, bottom), (left, right)), names.get(mode, mode))
 
 
 def _pool_size(U, kernel, stride, padding, dilation, ceil_mode):
@@ -173,6 +174,7 @@ ACTIVATIONS = {
     "hardswish": lambda U: U * np.clip(U + 3.0, 0.0, 6.0) / 6.0,
     "softplus": _softplus,
     "logsigmoid": lambda U: -np.logaddexp(0.0, -U),
+    "power": lambda U, exponent: U**exponent,
 }
 GATES = ("sigmoid", "hardsigmoid", "softmax")
 UNCHANGED = {"identity": lambda U: U, "dropout": lambda U: U}
@@ -204,12 +206,15 @@ FORWARD = {
     "conv2d": lambda U, weight, **rest: eq.convolve(U, weight, **rest),
     "linear": lambda U, weight, bias=None: U @ np.asarray(weight, np.float64).T + (0.0 if bias is None else bias),
     "batch_norm": _batch_norm,
-    "zero_pad": _zero_pad,
+    "zero_pad": _pad,
+    "pad": _pad,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_max_pool2d": _adaptive(np.max),
     "adaptive_avg_pool2d": _adaptive(np.mean),
     "mean": lambda U, axes=(1, 2), keepdims=False: U.mean(axis=axes, keepdims=keepdims),
+    "sum": lambda U, axes, keepdims=False: U.sum(axis=axes, keepdims=keepdims),
+    "norm": lambda U, axes, keepdims=False: np.sqrt((U * U).sum(axis=axes, keepdims=keepdims)),
     "interpolate": _interpolate,
     "add": np.add,
     "subtract": np.subtract,

@@ -50,8 +50,10 @@ def _takes_mass(node, constants):
 
 def _check_rule(node):
     where = f"operator {node.op!r} of node {node.name!r}"
-    if node.op == "zero_pad":
-        raise NotImplementedError(f"{where}: zero padding has a rule only before a convolution or average pool")
+    if node.op in ("zero_pad", "pad") and min(eq.sides(node.params["padding"])) < 0:
+        raise NotImplementedError(f"{where}: negative padding has no rule")
+    if node.op == "power" and node.params["exponent"] <= 0:
+        raise NotImplementedError(f"{where}: only powers above 0 have a rule")
     if node.op not in RULES and node.op != "input":
         raise NotImplementedError(f"{where} has no rule for the walk back")
     if node.op == "interpolate" and node.params.get("mode", "nearest") not in ("bilinear", "nearest", "nearest-exact"):
@@ -110,6 +112,8 @@ def _taker(node, nodes, constants, learned, activations):
     """Which operand of x * y, x / y, x - y takes P: 0, 1, or None where only shapes tell and none are known yet."""
     where = f"operator {node.op!r} of node {node.name!r}"
     is_constant = [name in constants for name in node.inputs]
+    if node.op in ("subtract", "divide") and not any(is_constant):
+        return _written_out(where, node, nodes, constants, activations)
     if node.op in ("subtract", "divide") and is_constant != [False, True]:
         raise NotImplementedError(f"{where} has a rule only with a constant as its second operand")
     if any(is_constant):
@@ -128,9 +132,40 @@ def _taker(node, nodes, constants, learned, activations):
     if activations is None:
         return None
     full = [activations[name].shape == activations[node.name].shape for name in node.inputs]
-    if sum(full) != 1:
+    if sum(full) == 1:
+        return full.index(True)
+    is_activated = [_behind_shapes(name, nodes).op in ACTIVATIONS for name in node.inputs]
+    if sum(full) != 2 or sum(is_activated) != 1:
         raise NotImplementedError(f"{where}: two full-size operands and neither is a gate")
-    return full.index(True)
+    return is_activated.index(False)  # a gated linear unit
+
+
+def _written_out(where, node, nodes, constants, activations):
+    """Operand 0 takes P in the parts of a norm written out: x - mean(x), a mean of x - x, and x / deviation."""
+    x, y = node.inputs
+    if node.op == "subtract":
+        if not (_is_mean_of(x, y, nodes) or _is_mean_of(y, x, nodes)):
+            raise NotImplementedError(f"{where}: a difference has a rule only where one operand is a mean of the other")
+        return 0
+    while nodes[y].op not in REDUCTIONS:
+        source = _elementwise_source(y, nodes, constants, {**UNCHANGED, **ACTIVATIONS})
+        if source is None:
+            raise NotImplementedError(f"{where}: the divisor is no deviation (a root or norm, averaged over axes)")
+        y = source
+    if activations is not None and not (activations[node.inputs[1]] > 0).all():
+        raise NotImplementedError(f"{where}: the divisor is not positive everywhere")
+    return 0
+
+
+REDUCTIONS = ("mean", "norm")
+MEANS = ("mean", "avg_pool2d", "adaptive_avg_pool2d")
+
+
+def _is_mean_of(mean, x, nodes):
+    """Whether `mean` averages x itself, over axes or windows; identity and repetition may lie between."""
+    while nodes[mean].op in (*UNCHANGED, "expand"):
+        mean = nodes[mean].inputs[0]
+    return nodes[mean].op in MEANS and nodes[mean].inputs[0] == x
 
 
 def _behind_shapes(name, nodes):

@@ -41,6 +41,11 @@ def _interpolate_rule(P, node, U):
     return [P_U], leaked
 
 
+def _pad_rule(P, node, U):
+    P_U, leaked = eq.pad(P, U[0].shape, **node.params, return_leak=True)
+    return [P_U], leaked
+
+
 def _gate_rule(P, node, U):
     taker = node.params["taker"]
     shares = [None, None]
@@ -71,6 +76,9 @@ RULES = {
     "adaptive_avg_pool2d": _adaptive_avg_pool2d_rule,
     "mean": _mean_rule,
     "interpolate": _interpolate_rule,
+    "sum": lambda P, node, U: ([eq.summation(P, U[0], node.params["axes"])], 0.0),
+    "zero_pad": _pad_rule,
+    "pad": _pad_rule,
     "add": lambda P, node, U: (eq.add(P, U, **node.params), 0.0),
     "multiply": _gate_rule,
     "divide": _gate_rule,

@@ -2,14 +2,14 @@
 
 from .convolution import AveragePooling, Convolution, Ratio, Sliding
 from .custom import Registered, register_rule, registered
-from .joining import Addition, Concatenation
+from .joining import Addition, Concatenation, Summation
 from .linear import FixedWeights, Linear
-from .moving import Expansion, FoldedNorm, Norm, Reshape, Scaling, Selection
+from .moving import Expansion, FoldedNorm, GatedUnit, Norm, Padding, Reshape, Scaling, Selection
 from .pooling import MaxPool
 from .rule import Rule
 
 __all__ = [
-    "Addition", "AveragePooling", "Concatenation", "Convolution", "Expansion", "FixedWeights", "FoldedNorm", "Linear",
-    "MaxPool", "Norm", "Ratio", "Registered", "Reshape", "Rule", "Scaling", "Selection", "Sliding", "register_rule",
-    "registered",
+    "Addition", "AveragePooling", "Concatenation", "Convolution", "Expansion", "FixedWeights", "FoldedNorm",
+    "GatedUnit", "Linear", "MaxPool", "Norm", "Padding", "Ratio", "Registered", "Reshape", "Rule", "Scaling",
+    "Selection", "Sliding", "Summation", "register_rule", "registered",
 ]  # fmt: skip

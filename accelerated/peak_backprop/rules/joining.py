@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..shared import Computed, Shared, Span, product
+from ..shared import Computed, Shared, Span, product, rows
 from ..visits import Visits
 from ..windows import times
 from .rule import Rule, handed_on, summed_to
@@ -52,6 +52,35 @@ class Addition(Rule):
         above = product(factors, some, span)
         assert above is not None  # the sum itself is among the factors
         torch.div(above, total, out=out).masked_fill_(total == 0, 0)
+
+
+class Summation(Rule):
+    """A sum over axes: an addition of the slices along them, P split in proportion to their positive parts."""
+
+    local = factored = False
+
+    def __init__(self, source, axes):
+        super().__init__(source)
+        self.axes = axes
+
+    def forward(self, execute, U):
+        return execute(), (U,)
+
+    def back(self, visits, kept):
+        (U,) = kept.tensors
+        axes = tuple(axis % U.dim() for axis in self.axes)
+        if 0 in axes:
+            raise NotImplementedError("a sum mixes the images of a batch")
+        share = rows(kept.once("share", lambda: self._shares(U, axes)), visits.image)
+        shape = [1 if axis in axes else side for axis, side in enumerate((len(visits.values), *kept.below[0]))]
+        return [Visits.whole(visits.values.reshape(shape) * share, visits.image)], None
+
+    @staticmethod
+    def _shares(U: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Each element's share of its sum; equal ones where none is positive."""
+        positive = U.clamp(min=0)
+        whole = positive.sum(axes, keepdim=True)
+        return torch.where(whole > 0, positive / whole, whole.numel() / positive.numel())
 
 
 class Concatenation(Rule):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..visits import Visits
-from .rule import Rule, summed_to, transposed
+from .rule import Rule, mass, summed_to, transposed
 
 
 class Selection(Rule):
@@ -32,6 +32,14 @@ class Selection(Rule):
         return [Visits.whole(below, visits.image)], None
 
 
+class Padding(Selection):
+    """A pad that no layer takes in: copies of positions add up where they came from, and what lies on zeros leaks."""
+
+    def back(self, visits, kept):
+        below, _ = super().back(visits, kept)
+        return below, mass((visits.values,)) - mass((below[0].values,))
+
+
 class Reshape(Selection):
     """Flatten, reshape, squeeze, unsqueeze: the elements keep their order within an image."""
 
@@ -47,6 +55,18 @@ class Scaling(Rule):
 
     def back(self, visits, kept):
         return [summed_to(visits, kept.below[0], kept.above)], None
+
+
+class GatedUnit(Scaling):
+    """A product of two whole maps of which one, the gate, comes from an activation (gated linear units)."""
+
+    def forward(self, execute, U):
+        out = execute()
+        if out.shape != U.shape:
+            raise NotImplementedError(
+                f"a product of maps {tuple(U.shape)} and {tuple(out.shape)}: which of them is the gate cannot be told"
+            )
+        return out, ()
 
 
 class Expansion(Scaling):

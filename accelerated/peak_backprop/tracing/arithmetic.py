@@ -1,4 +1,4 @@
-"""Calls of arithmetic to their rules: sums, constant factors, and products of a map with its gate."""
+"""Calls of arithmetic to their rules: sums, constant factors, products of a map with its gate, norms written out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..rules import Addition, Scaling
-from .calls import ACTIVATION_FUNCTIONS, ACTIVATIONS, AFFINE, ELEMENTWISE, VIEWS, call_name, reduced_axes
+from ..rules import Addition, GatedUnit, Rule, Scaling, Summation
+from .calls import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATIONS,
+    AFFINE,
+    DEVIATIONS,
+    ELEMENTWISE,
+    REDUCTIONS,
+    VIEWS,
+    call_name,
+    dims_of,
+    keeps_axes,
+    reduced_axes,
+    source_of,
+)
 
 
 def _operands(b, node) -> list[tuple[Any, bool]]:
@@ -27,10 +40,35 @@ def add(b, node):
 
 
 def subtract(b, node):
-    (x, x_dynamic), (_, y_dynamic) = _operands(b, node)
-    if not x_dynamic or y_dynamic:
-        raise b.refusal(node, "only a constant may be subtracted")
+    (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
+    if not x_dynamic or (y_dynamic and not (_is_mean_of(b, x, y) or _is_mean_of(b, y, x))):
+        raise b.refusal(node, "only a constant, or a map's mean from that map or the reverse, may be subtracted")
     return Scaling(x)
+
+
+def _is_mean_of(b, mean, x) -> bool:
+    """Whether `mean` averages x itself, over axes or windows; identity and repetition may lie between."""
+    while b.passes(mean) or call_name(mean) in ("expand", "expand_as"):
+        mean = source_of(mean)
+    averages = isinstance(b.layer(mean), (nn.AvgPool2d, nn.AdaptiveAvgPool2d))
+    averages |= call_name(mean) in ("mean", "avg_pool2d", "adaptive_avg_pool2d")
+    return averages and source_of(mean) is x
+
+
+def total(b, node):
+    """A sum over axes."""
+    dims = dims_of(node)
+    if not dims or 0 in dims:
+        raise b.refusal(node, "it sums over the batch too, or its axes cannot be read from the model")
+    return Summation(node.args[0], dims)
+
+
+def power(b, node):
+    (x, x_dynamic), (exponent, _) = _operands(b, node)
+    exponent = b.value(node.kwargs.get("exponent", exponent), node)
+    if not x_dynamic or not isinstance(exponent, int | float) or exponent <= 0:
+        raise b.refusal(node, "only powers above 0 have a rule")
+    return Rule(x)
 
 
 def _positive(b, constant) -> bool:
@@ -40,15 +78,34 @@ def _positive(b, constant) -> bool:
 
 def divide(b, node):
     (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
-    if not x_dynamic or y_dynamic or not _positive(b, y):
-        raise b.refusal(node, "only division by a positive constant has a rule")
+    positive = _is_deviation(b, y) if y_dynamic else _positive(b, y)
+    if not x_dynamic or not positive:
+        raise b.refusal(node, "only division by a positive constant, or by a norm's deviation, has a rule")
     return Scaling(x)
+
+
+def _is_deviation(b, node: fx.Node) -> bool:
+    """Whether the node is a root or a norm of what was averaged over axes, positive constants added: never negative."""
+    rooted = False
+    while node.op != "placeholder":
+        name, inputs = call_name(node), [n for n in node.all_input_nodes if n not in b.constants]
+        rooted |= name in DEVIATIONS or (name == "pow" and b.value(_operands(b, node)[1][0], node) == 0.5)
+        if name in REDUCTIONS:
+            return rooted and keeps_axes(node)
+        if name == "add":
+            (added,) = [o for o, dynamic in _operands(b, node) if not dynamic] or [-1]
+            if not _positive(b, added):
+                return False
+        elif name not in (*DEVIATIONS, "pow", "clamp"):
+            return False
+        (node,) = inputs
+    return False
 
 
 def multiply(b, node):
     (x, x_dynamic), (y, y_dynamic) = _operands(b, node)
     if x_dynamic and y_dynamic:
-        return Scaling(_gated(b, node, x, y))
+        return _gated(b, node, x, y)
     factor = y if x_dynamic else x
     # A learned factor of either sign passes P on unchanged, like gamma of a batch norm that is not folded.
     if not (isinstance(factor, fx.Node) and b.learned(factor)) and not _positive(b, factor):
@@ -56,17 +113,20 @@ def multiply(b, node):
     return Scaling(x if x_dynamic else y)
 
 
-def _gated(b, node, x: fx.Node, y: fx.Node) -> fx.Node:
-    """The operand that P goes to: the one that is not the gate."""
+def _gated(b, node, x: fx.Node, y: fx.Node) -> Rule:
+    """P goes to the operand that is not the gate."""
     for is_gate in (_is_squashed, _is_broadcast, _has_one_channel):
         x_gate, y_gate = is_gate(b, x), is_gate(b, y)
         if x_gate != y_gate:
-            return y if x_gate else x
+            return Scaling(y if x_gate else x)
     # An activation written out, x * g(x): slope 1, like every activation.
     if _elementwise_root(b, y, ()) in (x, _elementwise_root(b, x, AFFINE)):
-        return x
+        return Scaling(x)
     if _elementwise_root(b, x, ()) in (y, _elementwise_root(b, y, AFFINE)):
-        return y
+        return Scaling(y)
+    x_gate, y_gate = _is_activated(b, x), _is_activated(b, y)
+    if x_gate != y_gate:
+        return GatedUnit(y if x_gate else x)
     raise b.refusal(node, "both operands are full maps and neither is a sigmoid, hard-sigmoid or softmax gate")
 
 
@@ -86,9 +146,18 @@ def _is_activation(b, node) -> bool:
     return isinstance(b.layer(node), ACTIVATIONS) or node.target in ACTIVATION_FUNCTIONS
 
 
-def _is_squashed(b, node) -> bool:
+def _behind_views(b, node: fx.Node) -> fx.Node:
     while b.passes(node) or call_name(node) in VIEWS:
-        node = node.args[0]
+        node = source_of(node)
+    return node
+
+
+def _is_activated(b, node) -> bool:
+    return _is_activation(b, _behind_views(b, node))
+
+
+def _is_squashed(b, node) -> bool:
+    node = _behind_views(b, node)
     if node.op == "call_module":
         return isinstance(b.layer(node), (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d))
     names = ("sigmoid", "hardsigmoid", "softmax")
@@ -102,7 +171,8 @@ def _has_one_channel(b, node) -> bool:
 
 
 def _is_broadcast(b, node) -> bool:
-    """Whether every path from the image to this node goes through a global pooling, so that it has one position."""
+    """Whether every path from the image to this node goes through a global pooling, or a reduction that leaves an axis
+    of length 1: it is repeated where it meets a map."""
     if node.op == "placeholder":
         return False
     if call_name(node) in ("size", "dim", "getattr"):
@@ -112,9 +182,9 @@ def _is_broadcast(b, node) -> bool:
     if node.op == "call_function" and node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
         return node.kwargs.get("output_size", node.args[1] if len(node.args) > 1 else None) in (1, (1, 1), [1, 1])
     name = call_name(node)
-    if name in ("mean", "amax"):
+    if name in REDUCTIONS:
         axes, source = reduced_axes(node)
-        return axes >= {2, 3} or _is_broadcast(b, source)
+        return axes >= {2, 3} or keeps_axes(node) or _is_broadcast(b, source)
     if name in ("expand", "expand_as"):
         return _is_broadcast(b, node.args[0])
     inputs = [n for n in node.all_input_nodes if n not in b.constants]

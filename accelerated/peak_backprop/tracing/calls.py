@@ -22,8 +22,12 @@ ACTIVATION_FUNCTIONS = (
 )  # fmt: skip
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm)
 NORM_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm)
+PADS = (nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 AFFINE = ("add", "mul", "truediv", "div", "sub")
-ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "relu", "sigmoid", "tanh")
+ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "square", "sqrt", "rsqrt", "relu", "sigmoid", "tanh")
+REDUCTIONS = ("mean", "amax", "sum", "norm", "vector_norm", "var", "std")
+DEVIATIONS = ("sqrt", "norm", "vector_norm", "std")
+"""What a norm that is written out divides by is one of these, or a power, of what was averaged over some axes."""
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 UNREAD = object()  # default of an argument that a rule does not look at
 
@@ -56,6 +60,23 @@ def is_size(node: fx.Node) -> bool:
     return node.op == "call_function" and bool(inputs) and all(is_size(n) for n in inputs)
 
 
+def dims_of(call: fx.Node) -> list[int]:
+    """The axes that one reducing call names."""
+    dims: Any = _given(call, 0, "dim", ())
+    return [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
+
+
+def keeps_axes(call: fx.Node) -> bool:
+    """Whether a reducing call leaves the axes that it reduces, at length 1."""
+    return _given(call, 1, "keepdim", False) is True
+
+
+def _given(call: fx.Node, position: int, name: str, default: Any) -> Any:
+    """An argument of a reducing call; before its axes, a norm is told which norm it is."""
+    position += 2 if call_name(call) in ("norm", "vector_norm") else 1
+    return call.kwargs.get(name, call.args[position] if len(call.args) > position else default)
+
+
 def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:
     """The axes of a map (N, C, H, W) that `mean` or `amax` calls reduce, one after another perhaps, and that map."""
     name, calls = call_name(node), list[fx.Node]()
@@ -64,11 +85,9 @@ def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:
         node = source_of(node)
     left, axes = [0, 1, 2, 3], set()
     for call in calls:
-        dims: Any = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else ())
-        dims = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
-        over = {left[d] for d in dims if -len(left) <= d < len(left)}
+        over = {left[d] for d in dims_of(call) if -len(left) <= d < len(left)}
         axes |= over
-        if not call.kwargs.get("keepdim", call.args[2] if len(call.args) > 2 else False):
+        if not keeps_axes(call):
             left = [axis for axis in left if axis not in over]
     return axes, node
 

@@ -38,6 +38,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
         where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
         raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
     _spelled_out(graph)
+    _pads_apart(graph, model)
     _out_of_place(graph, overwriting)
     return graph, dict(model.named_modules()) | {"": model}
 
@@ -58,6 +59,28 @@ def _spelled_out(graph: fx.Graph) -> None:
                 product = graph.call_function(operator.mul, (one, other))
                 product = product if value == 1 else graph.call_function(operator.mul, (product, value))
             node.op, node.target, node.args, node.kwargs = "call_function", operator.add, (base, product), {}
+        elif name == "stack":
+            parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
+            dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            with graph.inserting_before(node):
+                parts = [graph.call_function(torch.unsqueeze, (part, dim)) for part in parts]
+            node.target, node.args, node.kwargs = torch.cat, (parts, dim), {}
+
+
+def _pads_apart(graph: fx.Graph, model: nn.Module) -> None:
+    """Give convolutions that pad with copies of the map a pad of its own before them."""
+    apart: dict[nn.Module, tuple[list[int], str]] = {}
+    for node in graph.nodes:
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(module, nn.Conv2d) or registered(module):
+            continue
+        if module.padding_mode != "zeros":
+            apart[module] = list(module._reversed_padding_repeated_twice), module.padding_mode
+            module.padding, module.padding_mode = (0, 0), "zeros"
+        if module in apart:
+            with graph.inserting_before(node):
+                pad, mode = apart[module]
+                node.args = (graph.call_function(F.pad, (source_of(node), pad), {"mode": mode}), *node.args[1:])
 
 
 def _out_of_place(graph: fx.Graph, overwriting: set[str]) -> None:

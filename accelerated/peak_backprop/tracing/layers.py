@@ -31,8 +31,6 @@ def _convolution(b, node, weight, bias, stride, padding, dilation, groups):
 
 
 def conv_module(b, node, m):
-    if m.padding_mode != "zeros":
-        raise b.refusal(node, f"its padding mode is {m.padding_mode!r}, and only zeros have a rule")
     return _convolution(b, node, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..plan import execute
-from ..rules import Concatenation, Expansion, Reshape, Selection
+from ..rules import Concatenation, Expansion, Padding, Reshape, Selection
 from .calls import call_name
 
 
@@ -29,6 +29,17 @@ def selection(b, node):
     if any(n is not node.args[0] and n not in b.constants for n in node.all_input_nodes):
         raise b.refusal(node, "where it cuts depends on the image's values or size")
     return Selection(node.args[0], _replay(b, node, node.args[0]))
+
+
+def pad(b, node, module=None):
+    """Where a convolution or an average pooling takes the pad in, no P comes here."""
+    if module is None:
+        _, mode, value = b.arguments(node, pad=None, mode="constant", value=None)
+    else:
+        mode, value = "constant", getattr(module, "value", 0)
+    if mode == "constant" and value:
+        raise b.refusal(node, "padding with another constant than 0 has no rule")
+    return Padding(node.args[0], _replay(b, node, node.args[0]))
 
 
 def getitem(b, node):

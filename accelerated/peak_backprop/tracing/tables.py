@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..rules import Linear
 from . import arithmetic, layers, shapes
-from .calls import ACTIVATION_FUNCTIONS, ACTIVATIONS, DROPOUTS, NORMS
+from .calls import ACTIVATION_FUNCTIONS, ACTIVATIONS, DROPOUTS, NORMS, PADS
 
 MODULE_RULES: list[tuple[Any, Callable]] = [
     (nn.Conv2d, layers.conv_module),
@@ -29,6 +29,7 @@ MODULE_RULES: list[tuple[Any, Callable]] = [
     (nn.Linear, lambda b, node, m: Linear(node.args[0], m.weight.detach())),
     ((nn.Flatten, nn.Unflatten), shapes.reshape),
     (nn.MultiheadAttention, layers.attention),
+    (PADS, shapes.pad),
     ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), lambda b, node, m: shapes.selection(b, node)),
 ]
 FUNCTION_RULES: dict[Callable, Callable] = {
@@ -49,6 +50,8 @@ FUNCTION_RULES: dict[Callable, Callable] = {
     **dict.fromkeys((operator.sub, torch.sub, torch.subtract), arithmetic.subtract),
     **dict.fromkeys((operator.mul, torch.mul, torch.multiply), arithmetic.multiply),
     **dict.fromkeys((operator.truediv, torch.div, torch.divide), arithmetic.divide),
+    **dict.fromkeys((operator.pow, torch.pow), arithmetic.power), torch.square: layers.unchanged,
+    torch.sum: arithmetic.total, F.pad: shapes.pad,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), shapes.concatenate),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), shapes.reshape),
     **dict.fromkeys((torch.permute, torch.transpose, torch.narrow), shapes.selection),
@@ -63,7 +66,7 @@ METHOD_RULES: dict[str, Callable] = {
     **dict.fromkeys(("sub", "subtract"), arithmetic.subtract),
     **dict.fromkeys(("mul", "multiply"), arithmetic.multiply),
     **dict.fromkeys(("div", "divide"), arithmetic.divide),
-    "mean": layers.mean,
+    "mean": layers.mean, "sum": arithmetic.total, "pow": arithmetic.power, "square": layers.unchanged,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), shapes.reshape),
     **dict.fromkeys(("permute", "transpose", "narrow"), shapes.selection),
     **dict.fromkeys(("expand", "expand_as"), shapes.expand), **dict.fromkeys(("matmul", "bmm"), layers.product),
