@@ -214,8 +214,6 @@ MUTANTS = (
         "P to the gate", "peak_backprop",
         (ARITHMETIC, "return Scaling(y if x_gate else x)", "return Scaling(x if x_gate else y)"),
     ),
-    _mutant("P to the gate of a linear unit", "peak_backprop",
-            (ARITHMETIC, "return GatedUnit(y if x_gate else x)", "return GatedUnit(x if x_gate else y)")),
     _mutant("a sum over axes split equally", "peak_backprop",
             (JOINING, "torch.where(whole > 0, positive / whole,", "torch.where(whole < 0, positive,")),
     _mutant("zeros around a map keep P", "peak_backprop",

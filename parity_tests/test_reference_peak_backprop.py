@@ -349,7 +349,7 @@ def test_a_sum_splits_like_an_addition():
 
 def test_a_pad_gives_back_what_its_copies_hold():
     P = np.arange(1.0, 6.0).reshape(1, 1, 5)
-    for mode, expected in [("reflect", [2, 1 + 3 + 5, 4]), ("replicate", [1 + 2, 3, 4 + 5]), ("circular", [2 + 5, 3, 5])]:
+    for mode, expected in [("reflect", [2, 1 + 3 + 5, 4]), ("replicate", [1 + 2, 3, 4 + 5]), ("circular", [7, 3, 5])]:
         near(eq.pad(P, (1, 1, 3), (1, 1, 0, 0), mode), [[expected]])
     P_U, leaked = eq.pad(P, (1, 1, 3), (1, 1, 0, 0), return_leak=True)
     near(P_U, [[[2, 3, 4]]])
