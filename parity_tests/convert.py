@@ -272,9 +272,9 @@ def _interpolate(
 
 
 def _pad(self, x, pad, mode="constant", value=None):
-    if value:
-        self.refuse("padding with another constant than 0")
     padding = (*pad, 0, 0)[:4]
+    if mode == "constant" and value:
+        return self.emit("pad", (x,), padding=padding, value=value)
     return self.emit("zero_pad", (x,), padding=padding) if mode == "constant" else _copies(self, x, padding, mode)
 
 

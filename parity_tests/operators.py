@@ -312,8 +312,9 @@ def sums(draw, dtype):
 
 @st.composite
 def pads(draw, dtype):
-    shape, mode = (draw(st.integers(1, 3)), *draw(pairs(2, 5))), draw(st.sampled_from(["zeros", "zeros", *COPIES]))
-    most = 3 if mode in ("zeros", "replicate") else 1  # the others need as much of the map
+    shape = (draw(st.integers(1, 3)), *draw(pairs(2, 5)))
+    mode = draw(st.sampled_from(["constant", "constant", *COPIES]))
+    most = 3 if mode in ("constant", "replicate") else 1  # the others need as much of the map
     left, right, top, bottom = (draw(st.integers(0, most)) for _ in range(4))
     out = (shape[0], shape[1] + top + bottom, shape[2] + left + right)
     return {"P": visits(draw(randoms()), out), "shape": shape, "padding": (left, right, top, bottom), "mode": mode}

@@ -248,10 +248,10 @@ def summation(P, U, axes):
     return share * P.reshape(total.shape)
 
 
-def pad(P, shape, padding, return_leak, mode="zeros"):
-    """Back through a pad: to where each position was copied from; from zeros nowhere."""
+def pad(P, shape, padding, return_leak, mode="constant"):
+    """Back through a pad: to where each position was copied from; from the constant nowhere."""
     how = {"mode": {"replicate": "edge", "circular": "wrap"}.get(mode, mode)}
-    if mode == "zeros":
+    if mode == "constant":
         how = {"mode": "constant", "constant_values": -1}
     at = np.pad(indices(shape), [(0, 0), *borders(padding)], **how)
     return returned(P, at, shape), P[at < 0].sum()

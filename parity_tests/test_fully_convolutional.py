@@ -69,6 +69,8 @@ ONE_POSITION = {
         conv(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 7),
         nn.BatchNorm1d(7), nn.PReLU(7), nn.Linear(7, 5), nn.LogSoftmax(1),
     ),
+    "a norm of vectors as a function": pooled(lambda x: F.layer_norm(x.mean((2, 3)), (6,), eps=1e-6)),
+    "channels last": pooled(lambda x: F.relu(x).permute(0, 2, 3, 1).mean((1, 2))),
     "a convolution after the pooling": chain(
         conv(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), conv(6, 7, 1), nn.Hardswish(), conv(7, 5, 1), nn.Flatten()
     ),
@@ -147,9 +149,7 @@ NO_CLASSIFIER = {
     "group norm of vectors": (head(nn.Flatten(), nn.GroupNorm(2, 4), nn.Linear(4, 2)), "GroupNorm at '5'.*positions"),
     "layer norm of positions": (head(nn.LayerNorm((4, 1, 1)), nn.Flatten(), nn.Linear(4, 2)), "LayerNorm.*positions"),
     "softmax over what is last": (head(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(-1)), "Softmax at '6'.*no form"),
-    "a vector of weights": (
-        pooled(lambda x: F.layer_norm(x.mean((2, 3)), (6,))), r"layer_norm \(layer_norm\).*no form for maps"
-    ),
+    "a running sum": (pooled(lambda x: x.mean((2, 3)).cumsum(1)), r"cumsum \(cumsum\).*no form for maps"),
     "a convolution of 2 x 2 positions": (head(conv(4, 4, 2), nn.Flatten(), nn.Linear(4, 2), side=2), "2 x 2"),
     "features that are no 3 x 3 positions": (head(nn.Flatten(), nn.Linear(35, 2), side=3), "35 features.*3 x 3"),
     "two outputs": (

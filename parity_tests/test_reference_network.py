@@ -273,7 +273,7 @@ def test_a_norm_written_out():
     root = [Node("q", "power", ("d",), {"exponent": 2.0}), Node("v", "mean", ("q",), axes),
             Node("s", "power", ("v",), {"exponent": 0.5}), Node("y", "divide", ("d", "s"))]  # fmt: skip
     near(run([*less, *root], [[1, 3]], (0, 0, 1)).prm, [[0, 1]])
-    with pytest.raises(NotImplementedError, match=r"'y'.*not positive"):
+    with np.errstate(invalid="ignore"), pytest.raises(NotImplementedError, match=r"'y'.*not positive"):
         run([*less, *root], [[2, 2]])
     pool = Node("p", "avg_pool2d", ("x",), {"kernel": (1, 3), "stride": 1, "padding": (0, 1)})
     near(run([pool, Node("y", "subtract", ("p", "x"))], [[1, 3, 0]], (0, 0, 0)).prm, [[0.25, 0.75, 0]])
@@ -339,7 +339,5 @@ def test_a_module_called_twice_is_two_layers():
 def test_conversion_refuses_by_name():
     with pytest.raises(NotImplementedError, match=r"1 .*ConvTranspose2d"):
         to_reference(nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(3, 3, 2)).eval())
-    with pytest.raises(NotImplementedError, match="another constant"):
-        to_reference(nn.Sequential(nn.ConstantPad2d(1, 2.0)).eval())
     with pytest.raises(ValueError, match="training"):
         to_reference(nn.Sequential(nn.ReLU()))

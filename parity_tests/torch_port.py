@@ -220,14 +220,14 @@ LAYERS = {
 }
 # Those where the values of x do not matter: given its shape, if it is not P's.
 MOVING = {
-    "pad": lambda x, P, padding, mode: F.pad(x, padding, mode=PADS.get(mode, mode)),
+    "pad": lambda x, P, padding, mode: F.pad(x, padding, mode),
     "slice_axis": lambda x, P, axis, **cut: x[(slice(None),) * (axis + 1) + (slice(*map(cut.get, CUT)),)],
     "reshape": lambda x, P: x.reshape(x.shape[0], *P.shape),
     "expand": lambda x, P: x.expand(x.shape[0], *P.shape),
     "normalization": lambda x, P: F.layer_norm(x, P.shape[-1:]),
     "activation": lambda x, P: F.gelu(x),
 }
-CUT, PADS = ("start", "stop", "step"), {"zeros": "constant"}
+CUT = ("start", "stop", "step")
 
 # A card's TF32 rounds activations to 11 bits: another network than the oracle's.
 IN_FLOAT32 = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)

@@ -366,6 +366,10 @@ LAYERS = {
     "zero pad, max pool": inside(
         lambda m, y: (lambda z: F.max_pool2d(z, 2) + m.k(z))(F.pad(y - 1, (0, 1, 2, 0))), k=conv(4, 4, 2, 2)
     ),
+    "pad of minus infinity, max pool": inside(
+        lambda m, y: F.max_pool2d(m.p(F.max_pool2d(F.pad(y, (1, 0, 1, 2), value=float("-inf")), 2)), 2),
+        p=nn.ConstantPad2d((1, 0, 2, 3), 0.5), h=conv(4, 2, 2),
+    ),
     "sum of a stack": inside(
         lambda m, y: (torch.stack([y, m.k(y), -1 + y], 1) * torch.softmax(m.w, 0)[None, :, None, None, None]).sum(1),
         k=three(4), h=conv(4, 2, 2), w=parameter(1.0, -1.0, 0.5),

@@ -8,6 +8,8 @@ can leak take `return_leak=True` and then return (P(U), leaked mass); the leak i
 Pairs are (height, width). Padding is a number, a pair, or (left, right, top, bottom) where the sides differ.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -271,25 +273,26 @@ def summation(P, U, axes):
     return np.moveaxis(np.reshape(shares, moved.shape), range(len(axes)), axes)
 
 
-def pad(P, shape, padding, mode="zeros", return_leak=False):
+def pad(P, shape, padding, mode="constant", return_leak=False):
     """A pad that nothing is merged into: P of each copy goes back to the position that it was copied from.
 
-    padding: (left, right, top, bottom); mode: "zeros", whose positions come from nowhere, so that their P leaks, or
+    padding: (left, right, top, bottom); mode: "constant", a number that comes from nowhere, so that P there leaks, or
     "reflect", "replicate", "circular". shape: U's (C, H, W).
     """
     P, P_U = np.asarray(P, np.float64), np.zeros(shape)
     left, right, top, bottom = sides(padding)
     outside = shape[1] * shape[2]
     position, widths = np.arange(outside).reshape(shape[1:]), ((top, bottom), (left, right))
-    if mode == "zeros":
-        source = np.pad(position, widths, constant_values=outside)
-    else:
-        source = np.pad(position, widths, {"replicate": "edge", "circular": "wrap"}.get(mode, mode))
+    how: dict[str, Any] = {"constant_values": outside} if mode == "constant" else {"mode": COPIES[mode]}
+    source = np.pad(position, widths, **how)
     for c in range(shape[0]):
         landed = np.bincount(source.ravel(), P[c].ravel(), outside + 1)
         P_U[c] = landed[:outside].reshape(shape[1:])
     leaked = float(P[:, source == outside].sum())
     return (P_U, leaked) if return_leak else P_U
+
+
+COPIES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch's names: NumPy's
 
 
 def concatenate(P, shapes, axis=0):

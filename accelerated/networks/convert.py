@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -14,12 +15,15 @@ from ..peak_backprop.tracing.calls import (
     ACTIVATIONS,
     DROPOUTS,
     call_name,
+    dims_of,
     is_size,
+    keeps_axes,
     path_of,
     reduced_axes,
     source_of,
 )
 from ..peak_backprop.tracing.graph import Tracer
+from ..peak_backprop.tracing.sized import FIRST, AtEachSize, SizedTracer, without_elements
 
 GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 ELEMENTWISE = (*ACTIVATIONS, nn.Identity, nn.modules.dropout._DropoutNd)
@@ -45,11 +49,23 @@ def fully_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.
 def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.Module:
     """`fully_convolutional` of a model that nobody else uses: it is taken apart, and no weight is copied."""
     name, training = type(model).__name__, model.training
+    model = model.eval()
+    convert = partial(_converted, name=name, num_classes=num_classes)
     try:
-        graph = Tracer().trace(model.eval())
+        graph = Tracer().trace(model)
     except Exception as error:
-        raise ValueError(f"torch.fx cannot trace {name}: {error}") from error
+        try:
+            SizedTracer(FIRST).trace(without_elements(model))
+        except Exception:
+            raise ValueError(f"torch.fx cannot trace {name}: {error}") from error
+        return AtEachSize(model, convert).train(training)
+    return convert(model, graph).train(training)
+
+
+def _converted(model: nn.Module, graph: fx.Graph, name: str, num_classes: int | None) -> fx.GraphModule:
+    """The fully convolutional form of a model, called `name`, that has this graph."""
     _make_linears(model, graph)
+    _pool_channels_first(graph)
     head = _Head(name, graph, dict(model.named_modules()))
     # Calls that work in place may have results that nobody reads: they are not dead.
     unread = {node for node in graph.nodes if not node.users}
@@ -71,7 +87,7 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
     graph.eliminate_dead_code(is_impure_node=lambda node: node in unread or node.is_impure())
     traced.recompile()
     traced.delete_all_unused_submodules()
-    return traced.train(training)
+    return traced
 
 
 def _make_linears(model: nn.Module, graph: fx.Graph) -> None:
@@ -92,6 +108,15 @@ def _make_linears(model: nn.Module, graph: fx.Graph) -> None:
         model.set_submodule(path, made)
         node.op, node.target, node.args, node.kwargs = "call_module", path, (_argument(node, 0, "input"),), {}
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op != "get_attr")
+
+
+def _pool_channels_first(graph: fx.Graph) -> None:
+    """Let a mean over rows and columns of maps whose channels come last (N, H, W, C) read maps (N, C, H, W)."""
+    for node in graph.nodes:
+        if call_name(node) in ("mean", "amax") and sorted(dims_of(node)) == [1, 2] and not keeps_axes(node):
+            with graph.inserting_before(node):
+                node.args = (graph.call_method("permute", (source_of(node), 0, 3, 1, 2)), (2, 3))
+                node.kwargs = {}
 
 
 class _Head:
@@ -172,7 +197,7 @@ class _Head:
             side = sides.pop()
             # None keeps an axis, and a size that depends on the image is no fixed one.
             return (source_of(node), side, False) if isinstance(side, int) and not sides else None
-        if name == "avg_pool2d" and _is_size_of(_argument(node, 1, "kernel_size")):
+        if name == "avg_pool2d" and _is_size_of(_argument(node, 1, "kernel_size"), source_of(node)):
             return source_of(node), 1, False
         if name not in ("mean", "amax") or not node.args:
             return None
@@ -206,7 +231,8 @@ class _Head:
             return is_vector, side
         if side > 1:
             raise self._refusal(node, f"reads {side} x {side} positions")
-        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and is_vector:
+        shape = getattr(module, "normalized_shape", _argument(node, 1, "normalized_shape"))
+        if (isinstance(module, nn.LayerNorm) or name == "layer_norm") and len(shape) == 1 and is_vector:
             self.layer_norms.append(node)
         elif isinstance(module, nn.BatchNorm1d):
             self.batch_norms[node] = module
@@ -285,7 +311,7 @@ def _of_maps(norm: nn.BatchNorm1d) -> nn.BatchNorm2d:
 def _over_channels(graph: fx.Graph, node: fx.Node) -> None:
     """Let a layer norm of vectors (N, C) normalise the channels of maps: axis 1 goes last, and back."""
     with graph.inserting_before(node):
-        node.args = (graph.call_method("permute", (source_of(node), 0, 2, 3, 1)),)
+        node.args = (graph.call_method("permute", (source_of(node), 0, 2, 3, 1)), *node.args[1:])
     with graph.inserting_after(node):
         back = graph.call_method("permute", (node, 0, 3, 1, 2))
     node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
@@ -299,6 +325,9 @@ def _start(node: fx.Node, module: nn.Module | None) -> int | None:
     return module.start_dim if isinstance(module, nn.Flatten) else _argument(node, 1, "start_dim")
 
 
-def _is_size_of(argument) -> bool:
+def _is_size_of(argument: Any, source: fx.Node) -> bool:
+    """Whether a pooling's window is the whole map, by a size that is read or, at one size of the picture, known."""
     parts = argument if isinstance(argument, (tuple, list)) else (argument,)
+    if "shape" in source.meta:
+        return tuple(parts) == source.meta["shape"][2:]
     return any(isinstance(part, fx.Node) and is_size(part) for part in parts)

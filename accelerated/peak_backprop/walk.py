@@ -22,14 +22,16 @@ from prm.settings import PRECISIONS
 from ..inputs import tensor_of
 from ..peak_stimulation import check_finite, source_positions
 from .operators import LAYOUT
+from .plan import Plan
 from .shared import launched
 from .streams import Stream
-from .tracing import make_plan
+from .tracing import FIRST, AtEachSize, Untraceable, make_plan
 from .visits import Visits
 from .windows import windows
 
 CACHE = 16 * 2**20  # bytes of maps that go down together on a CPU: more no longer fit what it keeps close
 MEMORY = 512 * 2**20  # the same on other devices
+PLANS = 2  # sizes whose plans are kept, where each size needs its own: a plan holds the folded weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class PreparedWalk:
         self._walk, self._upsample = walk, walk.upsample
         self._memory = walk.max_memory or (CACHE if on_cpu else MEMORY)
         self.image_shape = tuple(images.shape)
-        self.maps, self._kept = walk.plan.forward(images.contiguous(memory_format=LAYOUT))
+        self._plan = walk.plan_for(images.shape[2:])
+        self.maps, self._kept = self._plan.forward(images.contiguous(memory_format=LAYOUT))
         if self.maps.dim() != 4 or self.maps.shape[0] != images.shape[0]:
             raise ValueError(
                 f"the model's output must be class response maps (N, C, h, w), not {tuple(self.maps.shape)}; "
@@ -106,7 +109,7 @@ class PreparedWalk:
         if len(peaks):
             start = self._start(peaks[torch.from_numpy(order)])
             start = start if self._walk.windows else start.on_whole(tuple(self.maps.shape[1:]))
-            self._walk.plan.back(start, self._kept, arrive, self._memory, self._walk.epsilon)
+            self._plan.back(start, self._kept, arrive, self._memory, self._walk.epsilon)
         total = prms.sum(dim=(1, 2), keepdim=True)
         empty = ~(total.flatten() > 0)
         prms = torch.where(total > 0, prms / total, 0)
@@ -202,10 +205,32 @@ class PeakBackprop:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
-        self.plan = make_plan(model, signed, precision)
+        self._signed, self._precision = signed, precision
+        self._sized, self._plans = self._followed(model)
         # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
         # MiB that is freed teaches it to keep smaller ones.
         torch.empty(31 * 2**20, dtype=torch.uint8)
+
+    def _followed(self, model: nn.Module) -> tuple[AtEachSize | None, dict[tuple[int, ...], Plan]]:
+        """The model, if it has to be traced for each size of its input, and its first plan."""
+        if not isinstance(model, AtEachSize):
+            try:
+                return None, {(): make_plan(model, self._signed, self._precision)}
+            except Untraceable as error:
+                try:
+                    model = AtEachSize(model)
+                    model.at(FIRST)
+                except Exception:
+                    raise error from None  # what torch.fx says of the code itself
+        return model, {FIRST: make_plan(model.at(FIRST), self._signed, self._precision)}
+
+    def plan_for(self, size: Sequence[int]) -> Plan:
+        """The plan for images (N, channels, *size): one for all sizes, where the model's code does not look at them."""
+        key = tuple(size) if self._sized is not None else ()
+        if self._sized is not None and key not in self._plans:
+            plan = make_plan(self._sized.at(key), self._signed, self._precision)
+            self._plans = dict([*self._plans.items(), (key, plan)][-PLANS:])
+        return self._plans[key]
 
     @torch.inference_mode(False)
     @torch.no_grad()

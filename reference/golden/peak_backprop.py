@@ -158,7 +158,8 @@ CASES: Cases = {
          dict(P=visits(2, 2), U=numbers(3, 2, 2, 3), axes=[1, 2])),
     ],
     "peak_backprop.pad": [
-        ("zeros", "What lies on zeros leaks.", dict(P=visits(1, 1, 3, 4), shape=[1, 2, 2], padding=[1, 1, 0, 1])),
+        ("constant", "What lies on the constant leaks.",
+         dict(P=visits(1, 1, 3, 4), shape=[1, 2, 2], padding=[1, 1, 0, 1])),
         ("reflect", "Copies add up where they came from; the edge itself is not repeated.",
          dict(P=visits(2, 2, 4, 5), shape=[2, 3, 3], padding=[2, 0, 0, 1], mode="reflect")),
         ("replicate", "The edge is repeated.",

@@ -20,7 +20,7 @@ batch axis: feature maps (C, H, W), vectors (F,). Axes in parameters count from 
 | identity, dropout | x | - |
 | power | x | exponent; P passes one above 0 |
 | zero_pad | x | padding (left, right, top, bottom) |
-| pad | x | padding, mode: reflect, replicate or circular |
+| pad | x | padding, mode="constant" (with value=0) or reflect, replicate, circular |
 | max_pool2d | x | kernel, stride=None, padding=0, dilation=1, ceil_mode=False |
 | avg_pool2d | x | kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None |
 | adaptive_max_pool2d, adaptive_avg_pool2d | x | size (each entry a number, or None: keep) |

@@ -47,10 +47,10 @@ def _local_response_norm(U, size, alpha=1e-4, beta=0.75, k=1.0):
     return U / (k + alpha * mean) ** beta
 
 
-def _pad(U, padding, mode="zeros"):
+def _pad(U, padding, mode="constant", value=0.0):
     left, right, top, bottom = eq.sides(padding)
-    names = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
-    return np.pad(U, ((0, 0), (top, bottom), (left, right)), names.get(mode, mode))
+    how = {"constant_values": value} if mode == "constant" else {}
+    return np.pad(U, ((0, 0), (top, bottom), (left, right)), eq.COPIES.get(mode, mode), **how)
 
 
 def _pool_size(U, kernel, stride, padding, dilation, ceil_mode):
@@ -206,8 +206,7 @@ FORWARD = {
     "conv2d": lambda U, weight, **rest: eq.convolve(U, weight, **rest),
     "linear": lambda U, weight, bias=None: U @ np.asarray(weight, np.float64).T + (0.0 if bias is None else bias),
     "batch_norm": _batch_norm,
-    "zero_pad": _pad,
-    "pad": _pad,
+    **dict.fromkeys(("zero_pad", "pad"), _pad),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_max_pool2d": _adaptive(np.max),

@@ -42,7 +42,7 @@ def _interpolate_rule(P, node, U):
 
 
 def _pad_rule(P, node, U):
-    P_U, leaked = eq.pad(P, U[0].shape, **node.params, return_leak=True)
+    P_U, leaked = eq.pad(P, U[0].shape, node.params["padding"], node.params.get("mode", "constant"), return_leak=True)
     return [P_U], leaked
 
 
@@ -77,8 +77,7 @@ RULES = {
     "mean": _mean_rule,
     "interpolate": _interpolate_rule,
     "sum": lambda P, node, U: ([eq.summation(P, U[0], node.params["axes"])], 0.0),
-    "zero_pad": _pad_rule,
-    "pad": _pad_rule,
+    **dict.fromkeys(("zero_pad", "pad"), _pad_rule),
     "add": lambda P, node, U: (eq.add(P, U, **node.params), 0.0),
     "multiply": _gate_rule,
     "divide": _gate_rule,

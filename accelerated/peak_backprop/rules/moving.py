@@ -33,7 +33,7 @@ class Selection(Rule):
 
 
 class Padding(Selection):
-    """A pad that no layer takes in: copies of positions add up where they came from, and what lies on zeros leaks."""
+    """A pad that no layer takes in: copies of positions add up where they came from, what lies on a constant leaks."""
 
     def back(self, visits, kept):
         below, _ = super().back(visits, kept)

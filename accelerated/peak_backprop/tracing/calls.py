@@ -25,8 +25,9 @@ NORM_FUNCTIONS = (F.layer_norm, F.group_norm, F.instance_norm, F.local_response_
 PADS = (nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 AFFINE = ("add", "mul", "truediv", "div", "sub")
 ELEMENTWISE = ("erf", "exp", "log1p", "clamp", "pow", "square", "sqrt", "rsqrt", "relu", "sigmoid", "tanh")
-REDUCTIONS = ("mean", "amax", "sum", "norm", "vector_norm", "var", "std")
-DEVIATIONS = ("sqrt", "norm", "vector_norm", "std")
+ROOTS = ("norm", "linalg_norm", "linalg_vector_norm")
+REDUCTIONS = ("mean", "amax", "sum", "var", "std", *ROOTS)
+DEVIATIONS = ("sqrt", "std", *ROOTS)
 """What a norm that is written out divides by is one of these, or a power, of what was averaged over some axes."""
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 UNREAD = object()  # default of an argument that a rule does not look at
@@ -73,7 +74,7 @@ def keeps_axes(call: fx.Node) -> bool:
 
 def _given(call: fx.Node, position: int, name: str, default: Any) -> Any:
     """An argument of a reducing call; before its axes, a norm is told which norm it is."""
-    position += 2 if call_name(call) in ("norm", "vector_norm") else 1
+    position += 2 if call_name(call) in ROOTS else 1
     return call.kwargs.get(name, call.args[position] if len(call.args) > position else default)
 
 

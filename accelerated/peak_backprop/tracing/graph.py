@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +17,22 @@ from ..rules import registered
 from .calls import VIEWS, call_name, source_of
 
 
+class Untraceable(ValueError):
+    """torch.fx cannot follow the model's code."""
+
+
 class Tracer(fx.Tracer):
-    """torch.fx's tracer; modules that a rule is registered for are not looked into."""
+    """torch.fx's tracer for classifiers: modules that a rule is registered for are not looked into, the picture is the
+    only argument, all others have their defaults, and of an answer with a name the logits count."""
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """The model and its picture."""
+        _, first, *_ = inspect.signature(inspect.unwrap(root_fn)).parameters
+        return root_fn, [self.root, self.create_proxy("placeholder", first, (), {})]
+
+    def create_arg(self, a: Any) -> Any:
+        """What a call of the graph is given, or the graph answers."""
+        return super().create_arg(a["logits"] if isinstance(a, Mapping) and "logits" in a else a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the module is one call of the graph."""
@@ -36,7 +52,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module]]:
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its code"
-        raise ValueError(f"torch.fx cannot trace the model at {where} ({error})") from error
+        raise Untraceable(f"torch.fx cannot trace the model at {where} ({error})") from error
     _spelled_out(graph)
     _pads_apart(graph, model)
     _out_of_place(graph, overwriting)

@@ -31,14 +31,8 @@ def selection(b, node):
     return Selection(node.args[0], _replay(b, node, node.args[0]))
 
 
-def pad(b, node, module=None):
+def pad(b, node, *_):
     """Where a convolution or an average pooling takes the pad in, no P comes here."""
-    if module is None:
-        _, mode, value = b.arguments(node, pad=None, mode="constant", value=None)
-    else:
-        mode, value = "constant", getattr(module, "value", 0)
-    if mode == "constant" and value:
-        raise b.refusal(node, "padding with another constant than 0 has no rule")
     return Padding(node.args[0], _replay(b, node, node.args[0]))
 
 
