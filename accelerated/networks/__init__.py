@@ -4,8 +4,11 @@ from functools import partial
 
 from .convert import fully_convolutional
 from .efficientnet_lite import VARIANTS, efficientnet_lite
+from .huggingface import PREFIX as HUGGING_FACE
+from .huggingface import huggingfaces
 from .small import SmallNet, smallnet
-from .timm_models import PREFIX, timms
+from .timm_models import PREFIX as TIMM
+from .timm_models import timms
 from .vision import of_torchvision, resnet18, resnet50, torchvisions, vgg16
 from .weights import load_pretrained
 
@@ -20,12 +23,15 @@ __all__ = [
 
 def network(name: str, num_classes: int, **options):
     """The network called `name` with random weights: one of NETWORKS, any classifier of torchvision's by its name
-    there, or timm/NAME. ValueError for any other name, and for a classifier that has no fully convolutional form."""
+    there, timm/NAME, or hf/NAME of Hugging Face's. ValueError for any other name, and for a classifier that has no
+    fully convolutional form."""
     if name in NETWORKS:
         return NETWORKS[name](num_classes, **options)
-    if name.startswith(PREFIX):
+    if name.startswith(TIMM):
         return timms(name, num_classes, **options)
+    if name.startswith(HUGGING_FACE):
+        return huggingfaces(name, num_classes, **options)
     if not of_torchvision(name):
-        known = f"{', '.join(NETWORKS)}, torchvision's classifiers, and timm/NAME"
+        known = f"{', '.join(NETWORKS)}, torchvision's classifiers, timm/NAME and hf/NAME"
         raise ValueError(f"unknown network {name!r}; known: {known}")
     return torchvisions(name, num_classes, **options)

@@ -31,8 +31,8 @@ Model = Annotated[
     Path | None,
     typer.Option("--model", "-m", "--checkpoint", "-c", metavar="NAME|PATH",
                  help="nuclei, the network for microscopy that comes with prm (default); efficientnet_lite0, 1 or 2 "
-                 "for photographs; a classifier of torchvision's by its name there; timm/NAME; or what `prm train` "
-                 "wrote, a folder or .json."),
+                 "for photographs; a classifier of torchvision's by its name there; timm/NAME; hf/NAME, Hugging "
+                 "Face's; or what `prm train` wrote, a folder or .json."),
 ]  # fmt: skip
 Classes = Annotated[
     str | None,
