@@ -162,7 +162,7 @@ def _finish(out: Path, class_names: Sequence[str], save_prms: bool, picture: _Pi
                 maps = torch.stack([one.prm for one in picture.answer.instances]).float().numpy()
                 write_tiff(out / f"{picture.stem}.prms.tif", maps)
             categories = range(1, len(class_names) + 1)
-            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.name)
+            picture.results = to_coco_results(picture.answer, picture.number, categories, picture.name, class_names)
         rows = instance_rows(picture.answer, class_names)
         picture.entry = Entry(str(picture.file), panel_file, overlay_file, rows)
     else:

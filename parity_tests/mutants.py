@@ -217,7 +217,7 @@ MUTANTS = (
     _mutant("a sum over axes split equally", "peak_backprop",
             (JOINING, "torch.where(whole > 0, positive / whole,", "torch.where(whole < 0, positive,")),
     _mutant("zeros around a map keep P", "peak_backprop",
-            (MOVING, "return below, mass((visits.values,)) - mass((below[0].values,))", "return below, None")),
+            (MOVING, "return self.apply(some) == self.apply(some + 1)", "return self.apply(some) != self.apply(some)")),
     _mutant("PRM not divided by its total", "peak_backprop",
             (WALK, "torch.where(total > 0, prms / total, 0)", "prms")),
     _mutant("largest channel for the sum of channels", "peak_backprop",

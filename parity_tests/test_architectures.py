@@ -1,6 +1,7 @@
 """Every family of classifiers, made fully convolutional and walked like the oracle walks, and the page about them."""
 
 import copy
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from prm.accelerated import PeakBackprop, fully_convolutional
 from prm.accelerated.peak_backprop.rules import custom
+from prm.parity_tests import survey
 from prm.parity_tests.architectures import CLASSES, FAMILIES, REFUSED, family
 from prm.parity_tests.checks import assert_same_tensors, refused
 from prm.parity_tests.convert import to_reference
@@ -18,7 +20,8 @@ from prm.reference.network import plan
 
 pytest.importorskip("torchvision")
 
-PAGE = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")
+PLACE = Path(__file__).parent.parent
+PAGE = (PLACE / "docs" / "architectures.md").read_text(encoding="utf-8")
 BASIC = {"input", "conv2d", "relu", "max_pool2d", "avg_pool2d"}
 SIZES = [(33, 37), (47, 35)]
 LARGER = {"AlexNet": 34, "Inception v3": 60}  # pixels that their strides need more
@@ -118,6 +121,27 @@ def test_a_transformer_has_no_fully_convolutional_form():
 
 
 # ---- the page
+
+
+def test_the_page_shows_what_was_tried_last():
+    found = json.loads((PLACE / "eval" / "results" / "architectures.json").read_text())
+    assert survey.page(found) in PAGE
+    rows = {library: [r for r in found["rows"] if r["library"] == library] for library in survey.LIBRARIES}
+    assert [row["family"] for row in rows["timm"]] == list(survey.TIMM)
+    refused = {row["family"] for row in rows["torchvision"] if row["refused"]}
+    assert refused == set(survey.TRANSFORMERS)  # and so every convolutional family passes
+
+
+def test_a_classifier_that_passes_and_one_that_is_refused():
+    assert survey.tried(lambda: family("SqueezeNet").float()) == ""
+    assert "no global pooling" in survey.tried(lambda: family("ViT").float())
+
+
+def test_timms_files_are_all_listed():
+    """Of the version that is installed; a file that came since is to be tried, or its reason to be named."""
+    timm = pytest.importorskip("timm")
+    left_out = {name for names in survey.OTHERS.values() for name in names.split()}
+    assert not left_out & set(survey.TIMM) and left_out | set(survey.TIMM) >= set(timm.list_modules())
 
 
 def test_the_page_lists_every_family_and_explains_every_rule_that_one_needs():

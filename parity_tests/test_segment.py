@@ -84,7 +84,7 @@ def one_after_the_other(segmenter, names, files, out: Path) -> None:
         write_png(out / f"{file.stem}.panel.png", panel(image, answer, names))
         write_tiff(out / "labels" / f"{file.stem}.tif", labels := label_image(answer))
         rows += rows_of(answer, labels, image, file.name, names)
-        results += to_coco_results(answer, number, range(1, len(names) + 1), file.name)
+        results += to_coco_results(answer, number, range(1, len(names) + 1), file.name, names)
     write_results(out / "instances.json", results)
     write_table(out / "instances.csv", rows)
 

@@ -197,8 +197,9 @@ class _Head:
             side = sides.pop()
             # None keeps an axis, and a size that depends on the image is no fixed one.
             return (source_of(node), side, False) if isinstance(side, int) and not sides else None
-        if name == "avg_pool2d" and _is_size_of(_argument(node, 1, "kernel_size"), source_of(node)):
-            return source_of(node), 1, False
+        if name == "avg_pool2d" or isinstance(module, nn.AvgPool2d):
+            kernel = _argument(node, 1, "kernel_size") if module is None else module.kernel_size
+            return (source_of(node), 1, False) if _is_whole(kernel, source_of(node)) else None
         if name not in ("mean", "amax") or not node.args:
             return None
         axes, source = reduced_axes(node)  # of mean([2, 3]) or mean(3).mean(2)
@@ -325,9 +326,9 @@ def _start(node: fx.Node, module: nn.Module | None) -> int | None:
     return module.start_dim if isinstance(module, nn.Flatten) else _argument(node, 1, "start_dim")
 
 
-def _is_size_of(argument: Any, source: fx.Node) -> bool:
-    """Whether a pooling's window is the whole map, by a size that is read or, at one size of the picture, known."""
-    parts = argument if isinstance(argument, (tuple, list)) else (argument,)
+def _is_whole(kernel: Any, source: fx.Node) -> bool:
+    """Whether a pooling's window holds the whole map, by a size that is read or, at one size of the picture, known."""
+    parts = kernel if isinstance(kernel, (tuple, list)) else (kernel, kernel)
     if "shape" in source.meta:
-        return tuple(parts) == source.meta["shape"][2:]
+        return all(side >= have for side, have in zip(parts, source.meta["shape"][2:]))
     return any(isinstance(part, fx.Node) and is_size(part) for part in parts)

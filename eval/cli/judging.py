@@ -30,10 +30,12 @@ from .shared import (
     Weights,
     check_masks,
     command_line,
+    console,
     make_folder,
     open_with_data,
     out_console,
     progress_bar,
+    words_of,
     write_figures,
 )
 
@@ -82,6 +84,11 @@ def evaluate_command(
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep finished pictures here: an interrupted run goes on from there."),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE", help="Judge instances that lie in files, and no network: what `prm segment` "
+                     "wrote, COCO results (.json), or a folder of label images (.png, .tif)."),
+    ] = None,
     device: Device = "cpu", json_file: Json = None,
 ) -> None:  # fmt: skip
     """Classification mAP, mAP^r at IoU 0.25 / 0.5 / 0.75 and average best overlap (ABO) of a network on a data set:
@@ -90,6 +97,12 @@ def evaluate_command(
         return
     if data is None:
         raise InputError("prm eval needs --data PATH (or a subcommand, see --help)")
+    if predictions is not None:
+        other = {"--model": checkpoint, "--weights": weights, "--baseline": baseline, "--proposals": proposals,
+                 "--cache": cache, "--work": work}  # fmt: skip
+        if unused := [name for name, given in other.items() if given]:
+            raise InputError(f"--predictions judges what lies in files: leave out {', '.join(unused)}")
+        return _of_predictions(data, split, classes, every, predictions, json_file)
     from ..judging.short import short_view
     from ..proposals import Source
 
@@ -112,6 +125,34 @@ def evaluate_command(
         "rows": rows,
     }
     write_figures(json_file, figures, started)
+    out_console.print(_figures_table(rows))
+
+
+def _of_predictions(data, split, classes, every, path: Path, json_file) -> None:
+    """The short view of instances that lie in files."""
+    from ..datasets import open_dataset
+    from ..datasets.subset import OfClasses
+    from ..judging.predictions import judge_predictions
+
+    started = time.perf_counter()
+    dataset = open_dataset(data, split=None if split == "all" else split)
+    categories = getattr(dataset, "categories", dict(enumerate(dataset.class_names, start=1)))
+    if (words := words_of(classes)) is not None:
+        if unknown := [word for word in words if word not in dataset.class_names]:
+            raise InputError(f"the data set has no class {unknown[0]!r}; it has {', '.join(dataset.class_names)}")
+        dataset = OfClasses(dataset, words)
+    samples = Every(dataset, every)
+    check_masks(samples, data, "judge predictions")
+    with progress_bar() as progress:
+        task = progress.add_task("judging", total=len(samples))
+        figures, unknown = judge_predictions(samples, list(dataset.class_names), path, categories,
+                                             lambda: progress.advance(task))  # fmt: skip
+    if unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(5))
+        console.print(f"left out, of classes that are not judged: {names}")
+    rows = {path.name: figures}
+    page = {"data": data.name, "split": split, "predictions": path.name, "left_out": dict(unknown), "rows": rows}
+    write_figures(json_file, page, started)
     out_console.print(_figures_table(rows))
 
 

@@ -62,7 +62,7 @@ def open_segmenter(
     from prm.accelerated import Segmenter
     from prm.accelerated.pretrained import open_model
 
-    checkpoint, device = open_model(name, weights, _words_of(classes), among), usable_device(device)
+    checkpoint, device = open_model(name, weights, words_of(classes), among), usable_device(device)
     try:
         return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
     except (InputError, ValueError) as error:
@@ -87,7 +87,7 @@ def open_with_data(name: Path | None, data: Path, split: str, device: str, **opt
     return segmenter, found, opened(names) if segmenter.classes.members is None else OfClasses(opened(), names)
 
 
-def _words_of(option: str | None) -> list[str] | None:
+def words_of(option: str | None) -> list[str] | None:
     """The words of --classes. Raises InputError where there is none."""
     if option is None:
         return None

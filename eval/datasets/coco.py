@@ -74,6 +74,11 @@ class CocoDataset:
         for file in self._parts:
             class_indices(file.used, self.class_names, file.path)
 
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names of the classes by the ids of the files."""
+        return {key: name for file in self._parts for key, name in file.categories.items()}
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -129,6 +134,7 @@ class AnnotationFile:
             categories = {entry["id"]: entry["name"] for entry in content["categories"]}
             listed = {entry["id"]: _size(entry) for entry in content["images"]}
             annotations = content["annotations"]
+            self.categories: dict[int, str] = categories
             self.class_names = tuple(categories[key] for key in sorted(categories))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
             raise _unusable(path, error) from None

@@ -27,11 +27,7 @@ def judge_picture(segmenter: Segmenter | None, num_classes: int, prepared: tuple
     """
     sample, proposals, spent = prepared
     began, seconds = time.perf_counter(), {}
-    size = sample.image.shape[:2]
-    present = np.zeros(num_classes, dtype=np.int8)
-    present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
-    one = Record(sample.name, tuple(size), present, sample.boxes, sample.box_labels, sample.box_difficult)
-    found = maps = None
+    one, found, maps = _blank(sample, num_classes), None, None
     if segmenter is not None and proposals is None:
         responses = segmenter.respond([sample.image])
         one, maps = _responding(one, responses.maps[0], responses.scores[0], tables)
@@ -43,6 +39,24 @@ def judge_picture(segmenter: Segmenter | None, num_classes: int, prepared: tuple
         one = _with_masks(one, sample, proposals, found, maps, settings, num_classes, tables)
     rest = time.perf_counter() - began - sum(seconds.values())
     return replace(one, seconds={"proposals": spent, **seconds, "judging": rest})
+
+
+def of_predictions(sample, num_classes: int, found: tuple[Proposals, np.ndarray, np.ndarray]) -> Record:
+    """The record of a picture's predicted instances; found: masks, labels (K,) and scores (K,)."""
+    one = _blank(sample, num_classes)
+    if sample.masks is None:
+        return one
+    truth = Proposals.from_masks(sample.masks)
+    void = None if sample.void is None else Proposals.from_masks(sample.void[None])
+    return replace(one, truth=_truth(sample, truth, found[0]), answers={ANSWER: _detections(*found, truth, void)})
+
+
+def _blank(sample, num_classes: int) -> Record:
+    """What is known of a picture before anything is looked for."""
+    present = np.zeros(num_classes, dtype=np.int8)
+    present[list(sample.labels)], present[list(sample.difficult)] = 1, -1
+    size = tuple(sample.image.shape[:2])
+    return Record(sample.name, size, present, sample.boxes, sample.box_labels, sample.box_difficult)
 
 
 def _responding(one: Record, maps, scores, tables: bool) -> tuple[Record, np.ndarray | None]:

@@ -11,17 +11,20 @@ from pycocotools import mask as coco_mask
 from prm.files import atomic_write
 
 
-def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int], file_name: str) -> list[dict]:
+def to_coco_results(
+    segmentation, image_id: int, category_ids: Sequence[int], file_name: str, class_names: Sequence[str] | None = None
+) -> list[dict]:
     """The instances of one picture as COCO results, in the order of `segmentation.instances`.
 
     image_id: the picture's id in the annotations that the results will be compared with.
     category_ids: for every label of the network, the category's id; `category_ids[instance.label]` is written.
+    class_names: of the network; written where they are given.
     file_name: the picture's. `COCO.loadRes` wants a plain list at the file's top level, so each dict carries it.
 
     Each dict has the format's keys: image_id, category_id, segmentation {size [H, W], counts str}, score, and bbox
     [x, y, width, height] in pixels; and ours: confidence, peak [row, col] in pixels of the picture, proposal (its
-    index), terms (the three of Eq. 6), file_name. Infinity and NaN, which JSON cannot hold, become None, but a score
-    -1e300.
+    index), terms (the three of Eq. 6), file_name, category (its name). Infinity and NaN, which JSON cannot hold, become
+    None, but a score -1e300.
     """
     results = []
     for instance in segmentation.instances:
@@ -39,7 +42,7 @@ def to_coco_results(segmentation, image_id: int, category_ids: Sequence[int], fi
             "proposal": int(instance.proposal),
             "terms": [_number(n) for n in instance.terms],
             "file_name": file_name,
-        })
+        } | ({} if class_names is None else {"category": class_names[instance.label]}))
     return results
 
 

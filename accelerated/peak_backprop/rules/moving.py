@@ -37,7 +37,12 @@ class Padding(Selection):
 
     def back(self, visits, kept):
         below, _ = super().back(visits, kept)
-        return below, mass((visits.values,)) - mass((below[0].values,))
+        return below, mass((visits.values * kept.once("constant", lambda: self._is_constant(visits.values, kept)),))
+
+    def _is_constant(self, like: Tensor, kept) -> Tensor:
+        """Where it does not matter what is padded."""
+        some = like.new_zeros(1, *kept.below[0])
+        return self.apply(some) == self.apply(some + 1)
 
 
 class Reshape(Selection):

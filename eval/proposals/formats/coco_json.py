@@ -54,6 +54,17 @@ class CocoResults:
 
         Raises InputError: no entry of that picture, entries in two files, a damaged file or entry, another size.
         """
+        proposals, scores, _ = self.instances(name, shape, image_id)
+        return proposals, scores
+
+    def holds(self, name: str, image_id: Key | None = None) -> bool:
+        """Whether any file has an entry of the picture."""
+        return any(self._key(name, image_id, self._index(file)) is not None for file in self.files)
+
+    def instances(
+        self, name: str, shape: Sequence[int], image_id: Key | None = None
+    ) -> tuple[Proposals, np.ndarray | None, list[dict]]:
+        """As the call, and the entries themselves, one a mask."""
         file, spans = self._find(name, image_id)
         entries = list(_entries(file, spans))
         found = [entry.get("score") for _, entry in entries]
@@ -63,13 +74,11 @@ class CocoResults:
         order = first(scores, len(entries), self.limit)
         codes = [_code(entry, shape, f"{file}, entry {number}") for number, entry in (entries[k] for k in order)]
         proposals = from_dense(shape, len(codes), lambda part: coco_mask.decode(codes[part]))
-        return proposals, None if scores is None else scores[order]
+        return proposals, None if scores is None else scores[order], [entries[k][1] for k in order]
 
     def _find(self, name: str, image_id: Key | None) -> tuple[Path, list[Span]]:
         for file in self.files:
-            if file not in self._indices:
-                self._indices[file] = _index(file)
-            key = self._key(name, image_id, self._indices[file])
+            key = self._key(name, image_id, self._index(file))
             if key is None:
                 continue
             for other, index in self._indices.items():
@@ -82,6 +91,11 @@ class CocoResults:
             f"{files}: no proposals for {name}: no entry with image_id {' or '.join(map(repr, tried))}; "
             "check that the file is this data set's, or name an annotation file whose images table tells the ids"
         )
+
+    def _index(self, file: Path) -> tuple[dict[Key, list[Span]], dict[str, Key]]:
+        if file not in self._indices:
+            self._indices[file] = _index(file)
+        return self._indices[file]
 
     def _key(self, name, image_id, index) -> Key | None:
         spans, names = index

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from prm import InputError
@@ -38,13 +39,23 @@ def read(path: Path, shape: Sequence[int], limit: int | None = None) -> Proposal
     return Proposals.concatenate(parts)
 
 
-def _masks(path: Path, shape: Sequence[int], limit: int | None, least: int = 0) -> Proposals:
-    """A PNG's masks, one for each number above 0; `least`: so many at any rate, empty where there is no number."""
+def read_label_image(path: Path, shape: Sequence[int]) -> tuple[Proposals, list[int]]:
+    """A mask for each number above 0 of a label image, and these numbers, rising.
+
+    Raises InputError: a damaged file or one in colours, another size than (H, W) = `shape`.
+    """
     values = _read(path)
     check_size(values.shape, shape, str(path))
     numbers = np.unique(values[values > 0])
-    lists = [np.array([number]) for number in numbers] + [np.array([], np.int64)] * (least - len(numbers))
-    return from_labels(values, lists[:limit], lambda k: str(path))
+    return from_labels(values, [np.array([number]) for number in numbers], lambda k: str(path)), numbers.tolist()
+
+
+def _masks(path: Path, shape: Sequence[int], limit: int | None, least: int = 0) -> Proposals:
+    """A PNG's masks, one for each number above 0; `least`: so many at any rate, empty where there is no number."""
+    found, _ = read_label_image(path, shape)
+    if len(found) < least:
+        return Proposals.from_masks(torch.zeros(least, *shape, dtype=torch.bool))
+    return found if limit is None else found.select(range(len(found))[:limit])
 
 
 def _read(path: Path) -> np.ndarray:
@@ -53,7 +64,7 @@ def _read(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             values = np.asarray(image)
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        raise InputError(f"{path}: cannot be read as a PNG ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read as a label image ({reason(error)})") from error
     if values.ndim == 3 and values.shape[2] == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
     if values.ndim != 2:
