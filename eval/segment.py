@@ -24,6 +24,7 @@ from .pictures.images import names_of, read_image
 from .pictures.labels import label_image, rows_of, write_table, write_tiff
 from .pictures.memory import SteadyMemory
 from .pictures.pipeline import in_order, threads
+from .pictures.pixel_size import pixel_size
 from .proposals import open_proposals, proposals_for
 
 PRMS = 4  # shown in a panel
@@ -156,8 +157,9 @@ def _finish(out: Path, class_names: Sequence[str], save_prms: bool, picture: _Pi
             write_png(overlay_file, overlay(picture.image, picture.answer, class_names))
             write_png(panel_file, panel(picture.image, picture.answer, class_names, PRMS))
             labels = label_image(picture.answer)
-            write_tiff(out / "labels" / f"{picture.stem}.tif", labels)
-            picture.rows = rows_of(picture.answer, labels, picture.image, picture.name, class_names)
+            pixel = pixel_size(picture.file)
+            write_tiff(out / "labels" / f"{picture.stem}.tif", labels, pixel)
+            picture.rows = rows_of(picture.answer, labels, picture.image, picture.name, class_names, pixel)
             if save_prms and picture.answer.instances:
                 maps = torch.stack([one.prm for one in picture.answer.instances]).float().numpy()
                 write_tiff(out / f"{picture.stem}.prms.tif", maps)

@@ -12,7 +12,7 @@ import typer
 
 import prm
 from prm.accelerated.checkpoint import load_checkpoint
-from prm.eval.cli import app
+from prm.eval.cli import app, shared
 from prm.eval.tuning.grid import GRID
 from prm.parity_tests.command import done, run
 
@@ -128,3 +128,21 @@ def test_the_installed_command(tmp_path):
     assert (told.returncode, told.stdout.strip()) == (0, prm.__version__)
     told = subprocess.run([command, "eval", "--data", "nowhere"], capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == 2 and told.stdout == "" and "prm: error: nowhere: no such file" in told.stderr
+
+
+# ---- progress
+
+
+def test_progress_is_a_plain_log_where_no_terminal_is(monkeypatch, capsys):
+    now = iter(range(0, 1000, 10))  # seconds, at every look
+    monkeypatch.setattr(shared.time, "monotonic", lambda: next(now))
+    with shared.progress_bar() as progress:
+        task = progress.add_task("segmenting", total=4)
+        for name in ("a.png", "b.png", "c.png", "d.png"):
+            progress.update(task, advance=1, info=name)
+        other = progress.add_task("training", total=None)  # of no known end
+        progress.advance(other)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("segmenting: 2 of 4, about ") and said[0].endswith("left  b.png")
+    assert said[-1] == "segmenting: 4 of 4  d.png" and len(said) == 2
+    assert [shared._duration(s) for s in (0.6, 59, 61, 7322)] == ["1 s", "59 s", "1 min 1 s", "2 h 2 min"]

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("pycocotools")
+import tifffile
 from pycocotools import mask as coco_mask
 
 from prm.accelerated import Proposals
 from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
-from prm.eval.pictures.labels import HEAD, label_image, rows_of, write_table, write_tiff
+from prm.eval.pictures.labels import HEAD, PHYSICAL, label_image, rows_of, write_table, write_tiff
+from prm.eval.pictures.pixel_size import pixel_size
 from prm.parity_tests.command import done, error
 
 
@@ -50,6 +52,51 @@ def test_pillow_reads_what_was_written(tmp_path, dtype):
     write_tiff(tmp_path / "deep" / "a.tif", labels)
     with Image.open(tmp_path / "deep" / "a.tif") as picture:
         assert picture.n_frames == 1 and np.array_equal(np.asarray(picture), labels)
+
+
+SIZES = {
+    "OME": ({"ome": True, "metadata": {
+        "axes": "YX", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"
+    }}, (0.5, 0.25)),
+    "OME, no size": ({"ome": True, "metadata": {"axes": "YX"}}, None),
+    "OME, a unit of no length": ({"ome": True, "metadata": {
+        "axes": "YX", "PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel", "PhysicalSizeY": 2, "PhysicalSizeYUnit": "pixel"
+    }}, None),
+    "ImageJ": ({"imagej": True, "resolution": (4, 2), "metadata": {"unit": "um"}}, (0.5, 0.25)),
+    "ImageJ, no unit": ({"imagej": True, "resolution": (4, 2), "metadata": {}}, None),
+    "plain": ({"resolution": (4e4, 2e4), "resolutionunit": "CENTIMETER"}, (0.5, 0.25)),
+    "dots per inch": ({"resolution": (300, 300), "resolutionunit": "INCH"}, None),
+    "nothing": ({}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_how_large_a_pixel_is(kind, tmp_path):
+    given, expected = SIZES[kind]
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 8), np.uint16), **given)
+    found = pixel_size(tmp_path / "a.tif")
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-5))
+
+
+def test_a_file_that_says_no_size(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\0garbage")
+    Image.new("L", (3, 3)).save(tmp_path / "a.png")
+    assert pixel_size(tmp_path / "a.tif") is pixel_size(tmp_path / "a.png") is pixel_size(tmp_path / "none") is None
+
+
+def test_sizes_in_micrometres(tmp_path):
+    answer, image = answer_of((1, 1, 4, 5), (1, 1, 2, 2)), np.zeros((6, 8, 3), np.uint8)
+    labels = label_image(answer)
+    shown, hidden = rows_of(answer, labels, image, "a.tif", ["one", "two"], (0.5, 0.5))
+    assert [shown[name] for name in PHYSICAL] == [0.5, 0.5, 3, shown["perimeter"] / 2]
+    assert hidden["area_um2"] == 0 and "perimeter_um" not in hidden
+    oblong, _ = rows_of(answer, labels, image, "b.tif", ["one", "two"], (0.5, 0.25))
+    assert oblong["area_um2"] == 1.5 and "perimeter_um" not in oblong
+    write_table(tmp_path / "t.csv", [shown, hidden, *rows_of(answer, labels, image, "c.tif", ["one", "two"])])
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert list(rows[0]) == [*HEAD, *PHYSICAL] and [row["area_um2"] for row in rows] == ["3", "0", "", ""]
+    write_tiff(tmp_path / "labels.tif", labels, (0.5, 0.25))
+    assert pixel_size(tmp_path / "labels.tif") == pytest.approx((0.5, 0.25), rel=1e-5)
 
 
 def test_the_table(tmp_path):

@@ -25,6 +25,8 @@ from prm.files import atomic_write, reason
 console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
 
+LOG_EVERY = 15.0
+"""Seconds between lines about the progress, where no terminal shows a bar."""
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to FILE.")]
 Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", ...')]
 Model = Annotated[
@@ -181,12 +183,46 @@ def write_figures(path: Path | None, figures: dict, started: float) -> None:
 
 @contextmanager
 def progress_bar():
+    """How far the work is, and how long it may still take: a bar in a terminal, else a line now and then."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
-    with _Progress(*columns, console=console) as progress:
+    kind = _Progress if console.is_terminal else _Log
+    # Pictures may take long each: what an estimate is made from must not lie within the last half minute alone.
+    with kind(*columns, console=console, speed_estimate_period=300) as progress:
         yield progress
 
 
 class _Progress(Progress):
     def add_task(self, description, **options):
         return super().add_task(description, **({"info": ""} | options))
+
+
+class _Log(_Progress):
+    """Lines for a file, at most one every `LOG_EVERY` seconds, the first after that time."""
+
+    def __init__(self, *columns, **options):
+        super().__init__(*columns, disable=True, **options)
+        self._said = time.monotonic()
+
+    def update(self, task_id, **changes):
+        super().update(task_id, **changes)
+        self._say(task_id)
+
+    def advance(self, task_id, advance=1):
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, task_id) -> None:
+        task = self._tasks[task_id]
+        if time.monotonic() - self._said < LOG_EVERY or not task.total:
+            return
+        self._said = time.monotonic()
+        left = f", about {_duration(task.time_remaining)} left" if task.time_remaining else ""
+        done = f"{task.description}: {task.completed:g} of {task.total:g}"
+        self.console.print(f"{done}{left}  {task.fields['info']}".rstrip(), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -24,6 +24,10 @@ COLUMNS = {
 }  # fmt: skip
 """scikit-image's names -> the table's. Pixels; boxes are half-open; intensities of the picture in 8 bits."""
 HEAD = ("picture", "label", "class", "score", "confidence", "peak_row", "peak_column", *COLUMNS.values())
+PHYSICAL = ("pixel_height_um", "pixel_width_um", "area_um2", "perimeter_um")
+"""Further columns, where any picture says how large its pixels are."""
+ROUND = 1.01
+"""Times the other side that a pixel's longer side may have, for a perimeter in micrometres."""
 
 
 def label_image(answer) -> np.ndarray:
@@ -41,10 +45,14 @@ def label_image(answer) -> np.ndarray:
     return labels
 
 
-def rows_of(answer, labels: np.ndarray, image: np.ndarray, picture: str, class_names: Sequence[str]) -> list[dict]:
+def rows_of(
+    answer, labels: np.ndarray, image: np.ndarray, picture: str, class_names: Sequence[str],
+    pixel: tuple[float, float] | None = None,
+) -> list[dict]:  # fmt: skip
     """A row of HEAD for each instance; what others cover wholly has area 0 and no other measurement.
 
-    labels: `label_image(answer)`; image: (H, W, 3) uint8; picture: what it is called.
+    labels: `label_image(answer)`; image: (H, W, 3) uint8; picture: what it is called; pixel: its (height, width) in
+    micrometres, for the columns of PHYSICAL.
     """
     from skimage.measure import regionprops_table
 
@@ -57,25 +65,41 @@ def rows_of(answer, labels: np.ndarray, image: np.ndarray, picture: str, class_n
                "peak_column": _short(one.peak[1]), "area": 0}  # fmt: skip
         if number in shown:
             row |= {name: _short(found[theirs][shown[number]]) for theirs, name in COLUMNS.items()}
+        if pixel is not None:
+            row |= _physical(row, *pixel)
         rows.append(row)
     return rows
 
 
-def write_tiff(path: Path, pages: np.ndarray) -> None:
-    """A TIFF of (H, W), or (K, H, W) a page each, as it is: what reads any TIFF reads this. InputError where it cannot
-    be written."""
+def _physical(row: dict, height: float, width: float) -> dict:
+    """The columns of PHYSICAL; no perimeter of what was measured with pixels that are not square."""
+    measures = [height, width, row["area"] * height * width]
+    if "perimeter" in row and max(height, width) <= ROUND * min(height, width):
+        measures.append(row["perimeter"] * (height + width) / 2)
+    return {name: _short(value) for name, value in zip(PHYSICAL, measures)}
+
+
+def write_tiff(path: Path, pages: np.ndarray, pixel: tuple[float, float] | None = None) -> None:
+    """A TIFF of (H, W), or (K, H, W) a page each, as it is: what reads any TIFF reads this.
+
+    pixel: its (height, width) in micrometres. InputError where it cannot be written.
+    """
     import tifffile
 
     # In memory first: NumPy writes to a copy of a file's descriptor, which stays open where the disk is full.
     content = io.BytesIO()
-    tifffile.imwrite(content, pages, photometric="minisblack")
+    resolution = {}
+    if pixel is not None:
+        resolution = {"resolution": (1e4 / pixel[1], 1e4 / pixel[0]), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(content, pages, photometric="minisblack", **resolution)
     atomic_write(path, content.getvalue())
 
 
 def write_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Comma-separated, UTF-8, HEAD first. InputError where it cannot be written."""
+    """Comma-separated, UTF-8, the columns' names first. InputError where it cannot be written."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, HEAD, lineterminator="\n")
+    physical = PHYSICAL if any(PHYSICAL[0] in row for row in rows) else ()
+    writer = csv.DictWriter(text, (*HEAD, *physical), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(path, text.getvalue().encode())
