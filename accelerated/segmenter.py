@@ -111,6 +111,8 @@ class Segmenter:
     aggregate : the aggregation (N, C, H, W) -> (N, C) that the classifier was trained with; None is peak stimulation
         with the settings' own window, threshold and upsample
     classes : what the answers' labels stand for; None is the network's classes, without names
+
+    Raises InputError for a network of pictures with more or fewer than 3 channels.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class Segmenter:
         self.backprop = PeakBackprop(
             model.to(device), s.upsample, signed=s.signed, epsilon=s.epsilon, precision=s.precision
         )
+        if (channels := self.backprop.channels) not in (3, None):
+            raise InputError(f"the network reads pictures of {channels} channels, and these have 3 (red, green, blue)")
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", **overrides) -> Segmenter:

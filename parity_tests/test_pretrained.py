@@ -213,6 +213,10 @@ def test_hugging_faces_classifiers(monkeypatch):
     assert open_model("hf/own/three", classes=["bee"]).classes["groups"] == {"bee": [1]}
     with pytest.raises(InputError, match=r"hf/own/none: no image classifier .*\(own/none is not a local folder"):
         open_model("hf/own/none")
+    grey = SimpleNamespace(num_channels=1)
+    monkeypatch.setattr(sys.modules["transformers"].AutoConfig, "from_pretrained", lambda source: grey)
+    with pytest.raises(InputError, match="hf/own/grey: reads pictures of 1 channels, and these have 3"):
+        open_model("hf/own/grey")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"hf/own/three needs transformers, .* pip install transformers"):
         open_model("hf/own/three")

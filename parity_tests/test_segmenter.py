@@ -400,6 +400,11 @@ def test_truncated_maps_come_with_their_bounds(device):
 # ---- what is refused
 
 
+def test_a_network_of_grey_pictures_is_refused(device):
+    with pytest.raises(InputError, match="reads pictures of 1 channels, and these have 3"):
+        Segmenter(nn.Conv2d(1, 2, 3), [0.5], [0.5], device=device)
+
+
 @pytest.mark.parametrize("epsilon", [-0.1, 1.0, "0.1"])
 def test_an_epsilon_that_is_no_share(epsilon, device):
     checkpoint = random_checkpoint("smallnet", ["a"], widths=(4,), pools=1, depth=1)

@@ -30,7 +30,10 @@ def huggingfaces(name: str, num_classes: int) -> nn.Module:
 
 def huggingfaces_config(name: str) -> Any:
     """The classifier's configuration: id2label, num_labels. Raises InputError without one."""
-    return _had(name, lambda transformers, source: transformers.AutoConfig.from_pretrained(source))
+    config = _had(name, lambda transformers, source: transformers.AutoConfig.from_pretrained(source))
+    if (channels := getattr(config, "num_channels", 3)) != 3:
+        raise InputError(f"{name}: reads pictures of {channels} channels, and these have 3 (red, green, blue)")
+    return config
 
 
 def huggingfaces_input(name: str) -> tuple[list[float], list[float]]:

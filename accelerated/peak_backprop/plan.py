@@ -43,6 +43,12 @@ class Plan:
         self._growing = {node for node in self._down if rules[node].grows}
         self._overwriting = {node for node in rules if self._may_overwrite(node)}
 
+    @property
+    def channels(self) -> int | None:
+        """How many channels the images have, by a convolution that reads them; None where none does at once."""
+        read = (r for r in self._rules.values() if isinstance(r, Convolution) and r.parents == (self.image,))
+        return next((rule.weight.shape[1] * rule.groups for rule in read), None)
+
     def _may_overwrite(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: nobody else reads it, and no rule needs what it was."""
         called = type(self._modules[str(node.target)]) if node.op == "call_module" else node.target

@@ -224,6 +224,11 @@ class PeakBackprop:
                     raise error from None  # what torch.fx says of the code itself
         return model, {FIRST: make_plan(model.at(FIRST), self._signed, self._precision)}
 
+    @property
+    def channels(self) -> int | None:
+        """How many channels the images have, where the model tells."""
+        return next(iter(self._plans.values())).channels
+
     def plan_for(self, size: Sequence[int]) -> Plan:
         """The plan for images (N, channels, *size): one for all sizes, where the model's code does not look at them."""
         key = tuple(size) if self._sized is not None else ()
