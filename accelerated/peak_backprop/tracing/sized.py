@@ -14,6 +14,8 @@ from .graph import Tracer
 
 FIRST = (224, 224)
 """The size at which it is found out whether a network can be followed at all."""
+GRAPHS = 8
+"""Sizes whose graphs are kept: in training all pictures have one."""
 
 
 class Sized(fx.Proxy):
@@ -110,11 +112,12 @@ class AtEachSize(nn.Module):
 
     _code: nn.Module
     _convert: Callable[[nn.Module, fx.Graph], fx.GraphModule] | None
+    _graphs: dict[tuple[int, ...], fx.Graph]
 
     def __init__(self, model: nn.Module, convert: Callable[[nn.Module, fx.Graph], fx.GraphModule] | None = None):
         super().__init__()
         # Nobody's parameters but those of what runs, below.
-        self.__dict__["_code"], self.__dict__["_convert"] = without_elements(model), convert
+        self.__dict__ |= {"_code": without_elements(model), "_convert": convert, "_graphs": {}}
         first = model if convert is None else convert(model, self._graph(FIRST))
         for name, part in first.named_children():
             self.add_module(name, part)
@@ -128,10 +131,13 @@ class AtEachSize(nn.Module):
 
     def at(self, size: Sequence[int]) -> fx.GraphModule:
         """The network for pictures (N, 3, *size)."""
-        graph = self._graph(size)
-        if self._convert is not None:
-            graph = self._convert(without_elements(self._code), graph).graph
-        made, own = fx.GraphModule(self, graph), set(self.modules())
+        key = tuple(size)
+        if key not in self._graphs:
+            graph = self._graph(size)
+            if self._convert is not None:
+                graph = self._convert(without_elements(self._code), graph).graph
+            self.__dict__["_graphs"] = dict([*self._graphs.items(), (key, graph)][-GRAPHS:])
+        made, own = fx.GraphModule(self, self._graphs[key]), set(self.modules())
         for part in made.modules():
             if part not in own:
                 part.training = self.training
