@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-COMMAND_TESTS := $(addprefix parity_tests/test_,cli.py segment.py bench.py bad_input.py paper_commands.py report.py series.py one_judge.py)
+COMMAND_TESTS := $(addprefix parity_tests/test_,cli.py segment.py bench.py bad_input.py paper_commands.py report.py series.py one_judge.py predictions.py)
 KERNEL_TESTS := $(addprefix parity_tests/test_kernels_,peak_stimulation.py peak_backprop.py retrieval.py launching.py)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

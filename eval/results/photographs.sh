@@ -15,19 +15,22 @@ mkdir -p $work $results/tables/coco_photos
 [ -e $work/coco_photos ] || ln -s "$(realpath "$1")" $work/coco_photos
 data=$work/coco_photos
 
-prm eval --data $data --split val --model efficientnet_lite0 --cache $work/proposals --json $results/photographs.json
+# Chosen by `prm tune` on every second training photograph with the network as it comes, and taken for all, so that the
+# networks trained here differ in nothing but their training.
+settings=(--alpha 6 --beta-area 100 --bias 2.5 --nms 0.2 --peak-threshold 0.5)
 
 prm eval train --data $data --out $work/photographs --seeds 3 --jobs 2 --json $results/tables/train-photographs.json -- \
     --network efficientnet_lite0 --weights imagenet --size 320 --resize 320 --epochs 10 --lr-features 0.1 \
     --lr-classifier 4 --val
 
-# Every network's settings are chosen on every 4th training picture with its masks, then it is judged.
+# judge FOLDER NETWORK [OPTION ...]: into FOLDER/NETWORK.json
+judge() {
+    [ ! -e "$1/$(basename "$2").json" ] || return 0
+    prm eval tables --data $data --split val -c "${@:2}" --out "$1" --work $work/studies --cache $work/proposals
+    rm "$1/tables.md"
+}
+judge $results/photographs efficientnet_lite0
 for net in $work/photographs/*-[0-9]; do
-    file=$results/tables/coco_photos/$(basename "$net").json
-    [ -e "$file" ] && continue
-    prm tune --data $data --split train --every 4 -c "$net" --cache $work/proposals
-    prm eval tables --data $data --split val -c "$net" --out $results/tables/coco_photos --work $work/studies \
-        --cache $work/proposals
-    rm $results/tables/coco_photos/tables.md
+    judge $results/tables/coco_photos "$net" "${settings[@]}"
 done
 prm eval tables $results/tables/*/*.json > docs/tables.md
