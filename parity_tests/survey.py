@@ -120,7 +120,9 @@ def survey(libraries: list[str]) -> dict:
                          "seconds": round(time.perf_counter() - started, 1)})  # fmt: skip
             print(f"{library} {family} ({name}): {refused or 'passes'}", file=sys.stderr, flush=True)
     versions = {name: version(name) for name in ("torch", *libraries)}
-    return {"date": date.today().isoformat(), "versions": versions, "rows": rows}
+    command = "python -m prm.parity_tests.survey " + " ".join(sys.argv[1:])
+    return {"command": command, "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "date": date.today().isoformat(), "versions": versions, "rows": rows}  # fmt: skip
 
 
 def page(found: dict) -> str:
