@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from prm import InputError
 from prm.files import reason
@@ -32,8 +33,10 @@ from .networks.huggingface import huggingfaces_config, huggingfaces_input, huggi
 from .networks.timm_models import PREFIX as TIMM
 from .networks.timm_models import timms_config, timms_weights
 from .networks.vision import of_torchvision
-from .networks.weights import load_pretrained
+from .networks.weights import classifier_of, load_pretrained
 
+RARE = -3.5
+"""Log odds of a class of which three pictures in a hundred show one, as most of a data set with many classes."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pictures by channel, as most networks are trained on them."""
 SETTINGS = {"size": 448, "image_threshold": 0.005, "peak_threshold": 0.5, "alpha": 2.0, "beta_area": 20.0, "bias": 1.5,
@@ -164,6 +167,29 @@ def _classifier(name: str, weights: str | Path | None) -> Checkpoint:
         aggregation={"name": "average", "options": {}}, segmentation=dict(SETTINGS), classes={"exclusive": True},
         state=model.state_dict(),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def start_from_words(model: nn.Module, name: str, source: Released, class_names: Sequence[str]) -> list[str]:
+    """Let a new classifier begin as ImageNet's where it has a word for the class; ours, not the paper's.
+
+    Such a class gets half the mean of its members' weights, less the mean over all of ImageNet's classes, which a
+    softmax does not feel; all others keep a tenth of their random ones. Every bias is `RARE`. Returns the classes with
+    a word; InputError where there is none.
+    """
+    names = imagenet_names()
+    known = {word: members for word in class_names if (members := imagenet.members_of(word, names))}
+    if not known:
+        raise InputError(f"ImageNet has no word for any of the classes {', '.join(class_names)}: leave out --words")
+    whole = network(name, len(names))
+    load_pretrained(whole, source.source, source.renamed)
+    (_, ours), (_, theirs) = classifier_of(model), classifier_of(whole)
+    ours.weight.mul_(0.1)
+    for word, members in known.items():
+        ours.weight[class_names.index(word)] = 0.5 * (theirs.weight[members].mean(0) - theirs.weight.mean(0))
+    if ours.bias is not None:
+        ours.bias.fill_(RARE)
+    return list(known)
 
 
 def imagenet_names() -> list[str]:

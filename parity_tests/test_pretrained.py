@@ -137,6 +137,34 @@ def test_a_classifier_of_torchvisions(tmp_path):
         torch.testing.assert_close(found.model()(images).mean((2, 3)), classifier.eval()(images))
 
 
+def test_a_new_classifier_starts_from_imagenets_words():
+    given = pretrained.Released(network("squeezenet1_1", 1000).state_dict(), (0.5,) * 3, (0.25,) * 3, 224)
+    model, whole, images = network("squeezenet1_1", 3), network("squeezenet1_1", 1000), torch.rand(1, 3, 64, 64)
+    whole.load_state_dict(given.source)
+    pretrained.load_pretrained(model, given.source)
+    assert pretrained.start_from_words(model, "squeezenet1_1", given, ["unicorn", "cat", "zebra"]) == ["cat", "zebra"]
+    (_, ours), (_, theirs) = map(pretrained.classifier_of, (model, whole))
+    members = imagenet.members_of("cat", NAMES)
+    expected = 0.5 * (theirs.weight[members].mean(0) - theirs.weight.mean(0))
+    torch.testing.assert_close(ours.weight[1], expected)
+    assert ours.bias.tolist() == [-3.5] * 3 and ours.weight[0].abs().max() < 0.1 * theirs.weight.abs().max() + 0.1
+    assert model(images).shape[1] == 3
+    with pytest.raises(InputError, match="no word for any of the classes unicorn"):
+        pretrained.start_from_words(model, "squeezenet1_1", given, ["unicorn"])
+
+
+@needs_weights
+def test_training_from_words(tmp_path):
+    for name, colour in [("cat", 200), ("unicorn", 20)]:
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), (colour,) * 3).save(tmp_path / "pets" / name / "1.png")
+    start = ["train", "--data", "pets", "--split", "all", "--network", "efficientnet_lite0", "--words"]
+    said = run(*start, "-o", "net", "--weights", "imagenet", "--epochs", 1, "--size", 64, cwd=tmp_path)
+    assert said.returncode == 0 and "ImageNet has a word for 1 of 2 classes" in said.stderr
+    assert "add --weights imagenet" in error(*start, "-o", "other", cwd=tmp_path)
+    assert "has no words of ImageNet" in error(*start, "-o", "other", "--weights", "net", cwd=tmp_path)
+
+
 class StandIn(torch.nn.Module):
     """As timm's classifiers are."""
 

@@ -85,9 +85,13 @@ def _load(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) 
     return left
 
 
+def classifier_of(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The last convolution, whose number of classes the user chooses, and its name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)][-1]
+
+
 def _classifier_names(model: nn.Module) -> set[str]:
-    """Parameters of the last convolution, whose number of classes the user chooses."""
-    last = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)][-1]
+    last, _ = classifier_of(model)
     return {f"{last}.weight", f"{last}.bias"}
 
 

@@ -55,6 +55,11 @@ def train(
             "downloaded), from a file of such, or from the features of a network that `prm train` made: its folder.",
         ),
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Start the classifier, too, from ImageNet's, for the classes that it has a word "
+                     "for: dog, cup, bicycle ... (with --weights imagenet)."),
+    ] = False,
     aggregation: Annotated[
         str, typer.Option(help="How response maps become scores: peak, average, max, lse or wildcat.")
     ] = "peak",
@@ -112,14 +117,16 @@ def train(
             f"{settings.size} pixels ({reason(error)})"
         ) from error
     normal = PLAIN if network == "smallnet" else {"mean": list(MEAN), "std": list(STD)}
+    if words and weights is None:
+        raise InputError("--words starts from ImageNet's classes: add --weights imagenet, or a file of such weights")
     if weights is not None:
-        normal = _load_weights(model, network, weights)
+        normal = _load_weights(model, network, weights, list(class_names) if words else None)
     checkpoint = Checkpoint(
         network={"name": network, "options": options}, class_names=list(class_names),
         input={**normal, "size": settings.size, "contrast": contrast},
         aggregation={"name": aggregation, "options": pool_options}, state=model.state_dict(),
         training={"data": data.name, "split": split, "tile": tile, "tile_stride": tile_stride, "tile_limit": tile_limit,
-                  "start": weights or "random", "command": command_line()},
+                  "start": weights or "random", "command": command_line()} | ({"words": True} if words else {}),
         segmentation={"upsample": pool_options.get("upsample", 1), "window": pool_options.get("window", 3),
                       "threshold": pool_options.get("threshold", "median")}
         | ({"size": settings.resize} if settings.resize else {}),
@@ -168,17 +175,23 @@ def _training_data(data, split, contrast, tile, stride, limit, seed):
     return tile_arrays(Stretched(dataset) if contrast else dataset, tile, stride, seed, limit), names
 
 
-def _load_weights(model, network: str, weights: str) -> dict:
-    """Load what training starts from; how the input is to be normalised for it."""
+def _load_weights(model, network: str, weights: str, words: list[str] | None) -> dict:
+    """Load what training starts from; how the input is to be normalised for it. words: names of the classes that may
+    start from ImageNet's."""
     from prm.accelerated.checkpoint import load_checkpoint
     from prm.accelerated.networks.weights import checkpoint_page, load_features, load_pretrained
-    from prm.accelerated.pretrained import released
+    from prm.accelerated.pretrained import released, start_from_words
 
     page = None if weights == "imagenet" else checkpoint_page(weights)
     if page is None:
         given = released(network, None if weights == "imagenet" else weights)
         left = load_pretrained(model, given.source, given.renamed)
         normal = {"mean": list(given.mean), "std": list(given.std)}
+        if words is not None:
+            known = start_from_words(model, network, given, words)
+            console.print(f"ImageNet has a word for {len(known)} of {len(words)} classes")
+    elif words is not None:
+        raise InputError(f"{weights}: a network trained here has no words of ImageNet; leave out --words")
     else:
         start = load_checkpoint(page)
         left, normal = load_features(model, start.state, page), {k: start.input[k] for k in ("mean", "std")}
