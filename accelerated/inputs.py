@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,10 +29,16 @@ def stretch_contrast(image: np.ndarray, low: float = 0.5, high: float = 99.8) ->
     return stretched
 
 
-def scaled(size: Sequence[int], shorter: int | None, factor: float = 1.0) -> tuple[int, int]:
-    """(H, W) of a picture of `size` (H, W) whose shorter side becomes `shorter` (None: stays) times `factor`."""
+def scaled(
+    size: Sequence[int], shorter: int | None, factor: float = 1.0, longest: float = math.inf, least: int = 1
+) -> tuple[int, int]:
+    """(H, W) of a picture of `size` (H, W) whose shorter side becomes `shorter` (None: stays) times `factor`.
+
+    longest: most pixels of the longer side; least: of either, each for itself.
+    """
     factor *= 1.0 if shorter is None else shorter / min(size)
-    height, width = (max(1, round(side * factor)) for side in size)
+    factor = min(factor, longest / max(size))
+    height, width = (max(least, round(factor * side)) for side in size)
     return height, width
 
 

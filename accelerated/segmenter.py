@@ -25,7 +25,7 @@ from prm.settings import SegmentationSettings
 from .aggregation import aggregation
 from .checkpoint import Checkpoint
 from .classes import Classes
-from .inputs import to_input
+from .inputs import scaled, to_input
 from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
 from .retrieval import Choice, Fit, Proposals, choose, fit, merged
@@ -180,11 +180,8 @@ class Segmenter:
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the network's input for a picture."""
-        factor = 1.0 if self.settings.size is None else self.settings.size / min(height, width)
-        factor = min(factor, self.settings.longest / max(height, width))
         # A side of a few pixels is enlarged for itself: no network's stride leaves anything of it.
-        rows, columns = (max(MIN_SIDE, round(factor * side)) for side in (height, width))
-        return rows, columns
+        return scaled((height, width), self.settings.size, longest=self.settings.longest, least=MIN_SIDE)
 
     def network_input(self, image: np.ndarray) -> Tensor:
         """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8; memory as for `to_input`."""

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             raise ValueError("three channels")
         x = F.relu(self.norm(self.stem(pixels)))
         N, C, H, W = x.size()
-        assert H > 1
+        assert H > 1 and x.size(dim=3) == W
         x = x.view(N, 2, C // 2, H, W).transpose(1, 2).reshape(N, C, H, W)  # the channels shuffled
         x = F.relu(self.body(x)) * self.factor
         logits = self.fc(F.avg_pool2d(x, x.shape[2:]).flatten(1))

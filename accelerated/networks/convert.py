@@ -14,6 +14,7 @@ from ..peak_backprop.tracing.calls import (
     ACTIVATION_FUNCTIONS,
     ACTIVATIONS,
     DROPOUTS,
+    argument,
     call_name,
     dims_of,
     is_size,
@@ -22,8 +23,8 @@ from ..peak_backprop.tracing.calls import (
     reduced_axes,
     source_of,
 )
-from ..peak_backprop.tracing.graph import Tracer
-from ..peak_backprop.tracing.sized import FIRST, AtEachSize, SizedTracer, without_elements
+from ..peak_backprop.tracing.graph import Tracer, Untraceable
+from ..peak_backprop.tracing.sized import AtEachSize
 
 GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 ELEMENTWISE = (*ACTIVATIONS, nn.Identity, nn.modules.dropout._DropoutNd)
@@ -55,10 +56,9 @@ def made_convolutional(model: nn.Module, num_classes: int | None = None) -> nn.M
         graph = Tracer().trace(model)
     except Exception as error:
         try:
-            SizedTracer(FIRST).trace(without_elements(model))
-        except Exception:
+            return AtEachSize(model, convert).train(training)
+        except Untraceable:
             raise ValueError(f"torch.fx cannot trace {name}: {error}") from error
-        return AtEachSize(model, convert).train(training)
     return convert(model, graph).train(training)
 
 
@@ -94,7 +94,7 @@ def _make_linears(model: nn.Module, graph: fx.Graph) -> None:
     """Turn `F.linear` of a layer's own weight and bias into that layer, as `nn.Linear`: subclasses of it are traced
     into."""
     for node in [node for node in graph.nodes if node.target is F.linear]:
-        given = [one for one in (_argument(node, 1, "weight"), _argument(node, 2, "bias")) if one is not None]
+        given = [one for one in (argument(node, 1, "weight"), argument(node, 2, "bias")) if one is not None]
         names = [path_of(one) for one in given if isinstance(one, fx.Node) and one.op == "get_attr"]
         path = names[0].rpartition(".")[0] if names else ""
         own = {f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()} if path else set()
@@ -106,7 +106,7 @@ def _make_linears(model: nn.Module, graph: fx.Graph) -> None:
         if bias:
             made.bias = bias[0]
         model.set_submodule(path, made)
-        node.op, node.target, node.args, node.kwargs = "call_module", path, (_argument(node, 0, "input"),), {}
+        node.op, node.target, node.args, node.kwargs = "call_module", path, (argument(node, 0, "input"),), {}
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op != "get_attr")
 
 
@@ -192,19 +192,19 @@ class _Head:
     def _global_pool(self, node: fx.Node) -> tuple[fx.Node, int, bool] | None:
         name, module = call_name(node), self._module(node)
         if isinstance(module, GLOBAL_POOLS) or node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-            size = module.output_size if module is not None else _argument(node, 1, "output_size")
+            size = module.output_size if module is not None else argument(node, 1, "output_size")
             sides = {size} if isinstance(size, int) else set(size) if isinstance(size, (tuple, list)) else {None}
             side = sides.pop()
             # None keeps an axis, and a size that depends on the image is no fixed one.
             return (source_of(node), side, False) if isinstance(side, int) and not sides else None
         if name == "avg_pool2d" or isinstance(module, nn.AvgPool2d):
-            kernel = _argument(node, 1, "kernel_size") if module is None else module.kernel_size
+            kernel = argument(node, 1, "kernel_size") if module is None else module.kernel_size
             return (source_of(node), 1, False) if _is_whole(kernel, source_of(node)) else None
         if name not in ("mean", "amax") or not node.args:
             return None
         axes, source = reduced_axes(node)  # of mean([2, 3]) or mean(3).mean(2)
         if axes == {2, 3}:
-            return source, 1, _argument(node, 2, "keepdim") is not True
+            return source, 1, argument(node, 2, "keepdim") is not True
         if self._flattens(source) and axes in ({2}, {3}) and _start(source, self._module(source)) == 2:
             return source_of(source), 1, True  # flatten(2).mean(-1)
         return None
@@ -225,14 +225,14 @@ class _Head:
                 raise self._refusal(node, "reads features that are not flattened")
             self.linears[node] = module, side
             return True, 1
-        along_channels = _argument(node, 1, "dim") if module is None else getattr(module, "dim", None)
+        along_channels = argument(node, 1, "dim") if module is None else getattr(module, "dim", None)
         softmax = isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in ("softmax", "log_softmax")
         joins = softmax or (name in ("cat", "concat", "concatenate") and not foreign)
         if self._is_elementwise(node) or (name in ELEMENTWISE_NAMES and not foreign) or (joins and along_channels == 1):
             return is_vector, side
         if side > 1:
             raise self._refusal(node, f"reads {side} x {side} positions")
-        shape = getattr(module, "normalized_shape", _argument(node, 1, "normalized_shape"))
+        shape = getattr(module, "normalized_shape", argument(node, 1, "normalized_shape"))
         if (isinstance(module, nn.LayerNorm) or name == "layer_norm") and len(shape) == 1 and is_vector:
             self.layer_norms.append(node)
         elif isinstance(module, nn.BatchNorm1d):
@@ -318,12 +318,8 @@ def _over_channels(graph: fx.Graph, node: fx.Node) -> None:
     node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
 
 
-def _argument(node: fx.Node, position: int, name: str) -> Any:
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else None)
-
-
 def _start(node: fx.Node, module: nn.Module | None) -> int | None:
-    return module.start_dim if isinstance(module, nn.Flatten) else _argument(node, 1, "start_dim")
+    return module.start_dim if isinstance(module, nn.Flatten) else argument(node, 1, "start_dim")
 
 
 def _is_whole(kernel: Any, source: fx.Node) -> bool:

@@ -219,8 +219,7 @@ class PeakBackprop:
             except Untraceable as error:
                 try:
                     model = AtEachSize(model)
-                    model.at(FIRST)
-                except Exception:
+                except Untraceable:
                     raise error from None  # what torch.fx says of the code itself
         return model, {FIRST: make_plan(model.at(FIRST), self._signed, self._precision)}
 

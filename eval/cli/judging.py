@@ -142,7 +142,7 @@ def _of_predictions(data, split, classes, every, path: Path, json_file) -> None:
             raise InputError(f"the data set has no class {unknown[0]!r}; it has {', '.join(dataset.class_names)}")
         dataset = OfClasses(dataset, words)
     samples = Every(dataset, every)
-    check_masks(samples, data, "judge predictions")
+    check_masks(samples, data, "judging")
     with progress_bar() as progress:
         task = progress.add_task("judging", total=len(samples))
         figures, unknown = judge_predictions(samples, list(dataset.class_names), path, categories,

@@ -17,6 +17,7 @@ from .calls import (
     ELEMENTWISE,
     REDUCTIONS,
     VIEWS,
+    argument,
     call_name,
     dims_of,
     keeps_axes,
@@ -27,8 +28,8 @@ from .calls import (
 
 def _operands(b, node) -> list[tuple[Any, bool]]:
     """The two operands of a binary call, each with whether it depends on the image."""
-    other = node.kwargs.get("other", node.args[1] if len(node.args) > 1 else None)
-    return [(o, isinstance(o, fx.Node) and o not in b.constants) for o in (node.args[0], other)]
+    given = node.args[0], argument(node, 1, "other")
+    return [(o, isinstance(o, fx.Node) and o not in b.constants) for o in given]
 
 
 def add(b, node):
@@ -64,11 +65,15 @@ def total(b, node):
 
 
 def power(b, node):
-    (x, x_dynamic), (exponent, _) = _operands(b, node)
-    exponent = b.value(node.kwargs.get("exponent", exponent), node)
+    (x, x_dynamic), _ = _operands(b, node)
+    exponent = _exponent(b, node)
     if not x_dynamic or not isinstance(exponent, int | float) or exponent <= 0:
         raise b.refusal(node, "only powers above 0 have a rule")
     return Rule(x)
+
+
+def _exponent(b, node) -> Any:
+    return b.value(argument(node, 1, "exponent"), node)
 
 
 def _positive(b, constant) -> bool:
@@ -89,7 +94,7 @@ def _is_deviation(b, node: fx.Node) -> bool:
     rooted = False
     while node.op != "placeholder":
         name, inputs = call_name(node), [n for n in node.all_input_nodes if n not in b.constants]
-        rooted |= name in DEVIATIONS or (name == "pow" and b.value(_operands(b, node)[1][0], node) == 0.5)
+        rooted |= name in DEVIATIONS or (name == "pow" and _exponent(b, node) == 0.5)
         if name in REDUCTIONS:
             return rooted and keeps_axes(node)
         if name == "add":
@@ -180,7 +185,7 @@ def _is_broadcast(b, node) -> bool:
     if isinstance(m := b.layer(node), (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return m.output_size in (1, (1, 1))
     if node.op == "call_function" and node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-        return node.kwargs.get("output_size", node.args[1] if len(node.args) > 1 else None) in (1, (1, 1), [1, 1])
+        return argument(node, 1, "output_size") in (1, (1, 1), [1, 1])
     name = call_name(node)
     if name in REDUCTIONS:
         axes, source = reduced_axes(node)

@@ -51,6 +51,11 @@ def source_of(node: fx.Node) -> fx.Node:
     return first
 
 
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """A call's argument, however it is given."""
+    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+
+
 def is_size(node: fx.Node) -> bool:
     """Whether a node reads a tensor's size or computes with it, and no values."""
     if node.op == "call_method":
@@ -63,19 +68,18 @@ def is_size(node: fx.Node) -> bool:
 
 def dims_of(call: fx.Node) -> list[int]:
     """The axes that one reducing call names."""
-    dims: Any = _given(call, 0, "dim", ())
+    dims = argument(call, _first_option(call), "dim", ())
     return [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
 
 
 def keeps_axes(call: fx.Node) -> bool:
     """Whether a reducing call leaves the axes that it reduces, at length 1."""
-    return _given(call, 1, "keepdim", False) is True
+    return argument(call, _first_option(call) + 1, "keepdim") is True
 
 
-def _given(call: fx.Node, position: int, name: str, default: Any) -> Any:
-    """An argument of a reducing call; before its axes, a norm is told which norm it is."""
-    position += 2 if call_name(call) in ROOTS else 1
-    return call.kwargs.get(name, call.args[position] if len(call.args) > position else default)
+def _first_option(call: fx.Node) -> int:
+    """Where a reducing call's axes stand: before them, a norm is told which norm it is."""
+    return 2 if call_name(call) in ROOTS else 1
 
 
 def reduced_axes(node: fx.Node) -> tuple[set[int], fx.Node]:

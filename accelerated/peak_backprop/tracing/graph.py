@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ..rules import registered
-from .calls import VIEWS, call_name, source_of
+from .calls import VIEWS, argument, call_name, source_of
 
 
 class Untraceable(ValueError):
@@ -69,15 +69,14 @@ def _spelled_out(graph: fx.Graph) -> None:
         if name in ALIASES:
             node.target = ALIASES[name] if node.op == "call_method" else getattr(torch, ALIASES[name])
         elif name == "addcmul":
-            base, one, other = (node.args[k] if len(node.args) > k else node.kwargs[f"tensor{k}"] for k in range(3))
+            base, one, other = (argument(node, k, f"tensor{k}") for k in range(3))
             with graph.inserting_before(node):
                 value = node.kwargs.get("value", 1)
                 product = graph.call_function(operator.mul, (one, other))
                 product = product if value == 1 else graph.call_function(operator.mul, (product, value))
             node.op, node.target, node.args, node.kwargs = "call_function", operator.add, (base, product), {}
         elif name == "stack":
-            parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
-            dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            parts, dim = argument(node, 0, "tensors"), argument(node, 1, "dim", 0)
             with graph.inserting_before(node):
                 parts = [graph.call_function(torch.unsqueeze, (part, dim)) for part in parts]
             node.target, node.args, node.kwargs = torch.cat, (parts, dim), {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .graph import Tracer
+from .graph import Tracer, Untraceable
 
 FIRST = (224, 224)
 """The size at which it is found out whether a network can be followed at all."""
@@ -53,11 +53,8 @@ class SizedTracer(Tracer):
         if kind == "call_method" and target == "size" and len(args) == 1 and not kwargs and of_tensor:
             return args[0].shape
         value = self._value(kind, target, args, kwargs)
-        of_number = target == "size" or any(
-            isinstance(a, Sized) and isinstance(a.value, int) for a in (*args, *kwargs.values())
-        )
-        open_number = isinstance(value, int) and of_number and not (target == "size" and args[1] % args[0].value.ndim)
-        if not (_holds_tensor(value) or isinstance(value, torch.device) or open_number):
+        is_open = isinstance(value, int) and _counts_pictures(target, args, kwargs)
+        if not (_holds_tensor(value) or isinstance(value, torch.device) or is_open):
             return value
         made: Any = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         made.value = value
@@ -99,6 +96,14 @@ def _known(value: Any) -> Any:
     return value.value if isinstance(value, Sized) else value
 
 
+def _counts_pictures(target: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call's number is the number of pictures, or computed from it."""
+    if target == "size":
+        axis = args[1] if len(args) > 1 else kwargs["dim"]
+        return axis % args[0].value.ndim == 0
+    return any(isinstance(a, Sized) and isinstance(a.value, int) for a in (*args, *kwargs.values()))
+
+
 def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensor, value)))
 
@@ -108,6 +113,8 @@ class AtEachSize(nn.Module):
 
     model : the network, on torch's meta device: its code alone is used
     convert : from such a network and its graph to the network that runs; None: as it is
+
+    Raises Untraceable where one size does not help either.
     """
 
     _code: nn.Module
@@ -118,7 +125,11 @@ class AtEachSize(nn.Module):
         super().__init__()
         # Nobody's parameters but those of what runs, below.
         self.__dict__ |= {"_code": without_elements(model), "_convert": convert, "_graphs": {}}
-        first = model if convert is None else convert(model, self._graph(FIRST))
+        graph, first = self._graph(FIRST), model
+        if convert is not None:
+            first = converted = convert(model, graph)
+            graph = converted.graph
+        self._graphs[FIRST] = graph
         for name, part in first.named_children():
             self.add_module(name, part)
         for name, parameter in first.named_parameters(recurse=False):
@@ -127,7 +138,10 @@ class AtEachSize(nn.Module):
             self.register_buffer(name, buffer)
 
     def _graph(self, size: Sequence[int]) -> fx.Graph:
-        return SizedTracer(size).trace(self._code)
+        try:
+            return SizedTracer(size).trace(self._code)
+        except Exception as error:
+            raise Untraceable(f"torch.fx cannot trace the model for pictures of {tuple(size)} ({error})") from error
 
     def at(self, size: Sequence[int]) -> fx.GraphModule:
         """The network for pictures (N, 3, *size)."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from prm import InputError
@@ -44,18 +43,22 @@ def read_label_image(path: Path, shape: Sequence[int]) -> tuple[Proposals, list[
 
     Raises InputError: a damaged file or one in colours, another size than (H, W) = `shape`.
     """
-    values = _read(path)
-    check_size(values.shape, shape, str(path))
-    numbers = np.unique(values[values > 0])
-    return from_labels(values, [np.array([number]) for number in numbers], lambda k: str(path)), numbers.tolist()
+    values, lists = _numbers(path, shape)
+    return from_labels(values, lists, lambda k: str(path)), [int(number) for (number,) in lists]
 
 
 def _masks(path: Path, shape: Sequence[int], limit: int | None, least: int = 0) -> Proposals:
     """A PNG's masks, one for each number above 0; `least`: so many at any rate, empty where there is no number."""
-    found, _ = read_label_image(path, shape)
-    if len(found) < least:
-        return Proposals.from_masks(torch.zeros(least, *shape, dtype=torch.bool))
-    return found if limit is None else found.select(range(len(found))[:limit])
+    values, lists = _numbers(path, shape)
+    lists += [np.array([], np.int64)] * (least - len(lists))
+    return from_labels(values, lists[:limit], lambda k: str(path))
+
+
+def _numbers(path: Path, shape: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(H, W) int64, and each number above 0 in it, rising, as `from_labels` takes it."""
+    values = _read(path)
+    check_size(values.shape, shape, str(path))
+    return values, [np.array([number]) for number in np.unique(values[values > 0])]
 
 
 def _read(path: Path) -> np.ndarray:
