@@ -32,7 +32,8 @@ KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "acceler
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
 RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
-REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop.py"
+REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop/layers.py"
+REF_UNDER = "reference/peak_backprop/arithmetic.py"
 REF_NET, REF_RANK = "reference/network", "reference/retrieval.py"
 
 
@@ -79,7 +80,7 @@ REF_LAST_MAXIMUM = (REF_WALK, "U[c, i, j] > U[c, best_i, best_j]", "U[c, i, j] >
 BETA = (RANK, "+ terms[..., 1] - beta * terms[..., 2]", "+ terms[..., 1] + beta * terms[..., 2]")
 REF_BETA = (REF_RANK, "boundary - beta * class_aware", "boundary + beta * class_aware")
 REF_BETA_RANKED = (REF_RANK, "three[1] - beta * three[2]", "three[1] + beta * three[2]")
-NO_LEAK = (REF_WALK, "0.0), float(P[~flows].sum())", "0.0), 0.0")
+NO_LEAK = (REF_UNDER, "0.0), float(P[~flows].sum())", "0.0), 0.0")
 
 MUTANTS = (
     # ---- Eq. 1-3, fast path
@@ -333,14 +334,14 @@ MUTANTS = (
     _mutant("corners not aligned", "peak_stimulation",
             (REF_POOL, "np.divmod(i * (size - 1), last)", "np.divmod(i * size, last + 1)")),
     _mutant("missing shift", "peak_backprop", REF_SHIFT),
-    _mutant("W for W+", "peak_backprop", (REF_WALK, "np.maximum(W, 0.0) if sign > 0", "W if sign > 0")),
+    _mutant("W for W+", "peak_backprop", (REF_UNDER, "np.maximum(W, 0.0) if sign > 0", "W if sign > 0")),
     _mutant("leak not counted", "peak_backprop", NO_LEAK),
     _mutant("leak only where Z is 0", "peak_backprop",
-            (REF_WALK, "_ratio(P, Z, tiny[:, None, None])", "_ratio(P, Z, 0.0)")),
+            (REF_WALK, "ratio_of(P, Z, tiny[:, None, None])", "ratio_of(P, Z, 0.0)")),
     _mutant("bias kept in Z", "peak_backprop",
             (REF_WALK, "Z_part = convolve(part, W,", "Z_part = convolve(part, W, np.ones(len(W)),")),
     _mutant("P(V) not divided by Z", "peak_backprop",
-            (REF_WALK, "np.where(flows, P / np.where(flows, Z, 1.0), 0.0)", "np.where(flows, P, 0.0)")),
+            (REF_UNDER, "np.where(flows, P / np.where(flows, Z, 1.0), 0.0)", "np.where(flows, P, 0.0)")),
     _mutant("last maximum of a tie", "peak_backprop", REF_LAST_MAXIMUM),
     _mutant("all of P to both summands", "peak_backprop", REF_TO_BOTH),
     _mutant("nothing where no summand is positive", "peak_backprop", (REF_WALK, "1.0 / len(takers))", "0.0)")),
@@ -352,7 +353,7 @@ MUTANTS = (
     _mutant("the last of several consumers counts", "peak_backprop",
             (f"{REF_NET}/passes.py", "mass[name] = mass.get(name, 0.0) + share", "mass[name] = share")),
     _mutant("adaptive bins end early", "peak_backprop",
-            (REF_WALK, "-((-(p + 1) * size) // out)", "max((p + 1) * size // out, p * size // out + 1)")),
+            (REF_UNDER, "-((-(p + 1) * size) // out)", "max((p + 1) * size // out, p * size // out + 1)")),
     _mutant("the image's edge makes a contour", "retrieval",
             (REF_RANK, "binary_erosion(S, square, border_value=1)", "binary_erosion(S, square, border_value=0)")),
     _mutant("beta's sign", "retrieval", REF_BETA),

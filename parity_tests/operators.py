@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from prm.parity_tests import edges, tolerances
 from prm.parity_tests.strategies import LAYOUTS, MAP_KINDS, exact_maps, has_near_ties
 from prm.reference import peak_backprop, peak_stimulation
-from prm.reference.peak_backprop import interpolation_weights, pooled_size
+from prm.reference.peak_backprop import interpolation_weights, layers, pooled_size
 from prm.reference.retrieval import Instance
 
 # NumPy has no bfloat16: such values travel in float32.
@@ -128,7 +128,7 @@ def decided(name, arguments):
     """Whether no Z lies so near the bound of its leak that rounding decides: a lower and a higher one leak the same."""
     answers = []
     for factor in (0.8, 1.25):
-        with mock.patch.object(peak_backprop, "TINY", factor * peak_backprop.TINY):
+        with mock.patch.object(layers, "TINY", factor * layers.TINY):
             answers.append(getattr(peak_backprop, name)(**arguments, return_leak=True)[1])
     return answers[0] == answers[1]
 

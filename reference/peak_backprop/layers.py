@@ -1,4 +1,4 @@
-"""Peak back-propagation, Eq. 4-5 of section 3.3 (Zhou et al., CVPR 2018): one function a layer kind, in float64.
+"""Eq. 4-5 of section 3.3 (Zhou et al., CVPR 2018): the walk back, one function a layer kind, in float64.
 
 Symbols: U a layer's input, V its output, P(.) the probability that the walker visits a position. One image: feature
 maps are (C, H, W), vectors (F,). Every function takes P(V) (and U where the answer depends on it) and returns P(U), of
@@ -13,7 +13,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .peak_stimulation import source
+from ..peak_stimulation import source
+from .arithmetic import (
+    bin_of,
+    check_size,
+    convolve,
+    convolve_transposed,
+    interpolation_weights,
+    pair,
+    part_of,
+    pool_windows,
+    ratio_of,
+    sides,
+    sum_to,
+)
 
 # A transition out of (p, q) exists when Z_pq exceeds this share of the largest Z that the layer could have: "Z > 0"
 # for arithmetic that rounds, 1e-7 being about the rounding of float32.
@@ -74,8 +87,8 @@ def conv2d(P, U, W, stride=1, padding=0, dilation=1, groups=1, signed=False, ret
         if Z_part.shape != P.shape:
             raise ValueError(f"P has shape {P.shape}, this convolution's output {Z_part.shape}")
         Z += Z_part
-        tiny += TINY * np.abs(part).max() * np.array([np.abs(_part(W_o, sign)).sum() for W_o in W])
-    ratio, leaked = _ratio(P, Z, tiny[:, None, None])
+        tiny += TINY * np.abs(part).max() * np.array([np.abs(part_of(W_o, sign)).sum() for W_o in W])
+    ratio, leaked = ratio_of(P, Z, tiny[:, None, None])
     P_U = sum(part * convolve_transposed(ratio, W, U.shape, part_of_W=sign, **geometry) for part, sign in parts)
     return (P_U, leaked) if return_leak else P_U
 
@@ -86,7 +99,7 @@ def linear(P, U, W, return_leak=False):
     P (..., O), U (..., F), W (O, F); leading axes are positions. Leak as in `conv2d`.
     """
     P, U_hat, W_plus = np.asarray(P, np.float64), shift(U), np.maximum(np.asarray(W, np.float64), 0.0)
-    ratio, leaked = _ratio(P, U_hat @ W_plus.T, TINY * U_hat.max() * W_plus.sum(axis=1))
+    ratio, leaked = ratio_of(P, U_hat @ W_plus.T, TINY * U_hat.max() * W_plus.sum(axis=1))
     P_U = U_hat * (ratio @ W_plus)
     return (P_U, leaked) if return_leak else P_U
 
@@ -136,7 +149,7 @@ def max_pool2d(P, U, kernel, stride=None, padding=0, dilation=1, ceil_mode=False
     P, U = np.array(P, np.float64), np.array(U, np.float64)
     kernel, dilation = pair(kernel), pair(dilation)
     stride = kernel if stride is None else pair(stride)
-    _check_size(P, U, kernel, stride, sides(padding), dilation, ceil_mode)
+    check_size(P, U, kernel, stride, sides(padding), dilation, ceil_mode)
     left, _, top, _ = sides(padding)
     P_U = np.zeros(U.shape)
     _max_walk(P, U, kernel, stride, (top, left), dilation, P_U)
@@ -184,7 +197,7 @@ def avg_pool2d(P, U, kernel, stride=None, padding=0, ceil_mode=False, count_incl
     kernel = pair(kernel)
     stride = kernel if stride is None else pair(stride)
     left, right, top, bottom = sides(padding)
-    _check_size(P, U, kernel, stride, (left, right, top, bottom), (1, 1), ceil_mode)
+    check_size(P, U, kernel, stride, (left, right, top, bottom), (1, 1), ceil_mode)
     rows = pool_windows(P.shape[1], U.shape[1], kernel[0], stride[0], top, bottom)
     columns = pool_windows(P.shape[2], U.shape[2], kernel[1], stride[1], left, right)
     return _average_walk(P, U, rows, columns, count_include_pad, divisor_override, return_leak)
@@ -204,7 +217,7 @@ def mean(P, U, return_leak=False, axes=(1, 2)):
     """Mean over `axes`, (H, W) unless said: Eq. 4-5 with equal weights. P has U's other axes, or these too as 1."""
     U_hat = shift(U)
     Z = U_hat.mean(axis=axes, keepdims=True)
-    ratio, leaked = _ratio(np.asarray(P, np.float64).reshape(Z.shape), Z, TINY * U_hat.max())
+    ratio, leaked = ratio_of(np.asarray(P, np.float64).reshape(Z.shape), Z, TINY * U_hat.max())
     P_U = U_hat * ratio * (Z.size / U_hat.size)
     return (P_U, leaked) if return_leak else P_U
 
@@ -218,7 +231,7 @@ def _average_walk(P, U, rows, columns, count_include_pad, divisor_override, retu
             divisor = divisor_override or count or 1  # a window that lies in the padding altogether: nothing flows
             window = U_hat[:, i0:i1, j0:j1]
             Z = window.sum(axis=(1, 2)) / divisor
-            ratio, lost = _ratio(P[:, p, q], Z, TINY * largest * count / divisor)
+            ratio, lost = ratio_of(P[:, p, q], Z, TINY * largest * count / divisor)
             P_U[:, i0:i1, j0:j1] += window * (ratio / divisor)[:, None, None]
             leaked += lost
     return (P_U, leaked) if return_leak else P_U
@@ -234,7 +247,7 @@ def interpolate(P, U, mode="bilinear", align_corners=False, scale=None, return_l
     scale = (None, None) if scale is None else pair(scale)
     rows = interpolation_weights(U_hat.shape[1], P.shape[1], mode, align_corners, scale[0])
     columns = interpolation_weights(U_hat.shape[2], P.shape[2], mode, align_corners, scale[1])
-    ratio, leaked = _ratio(P, rows @ U_hat @ columns.T, TINY * U_hat.max())
+    ratio, leaked = ratio_of(P, rows @ U_hat @ columns.T, TINY * U_hat.max())
     P_U = U_hat * (rows.T @ ratio @ columns)
     return (P_U, leaked) if return_leak else P_U
 
@@ -337,149 +350,3 @@ def permute(P, axes):
 def transpose(P, axes):
     """Two axes change places: positions follow."""
     return np.swapaxes(np.asarray(P, np.float64), *axes).copy()
-
-
-# ---- the arithmetic underneath
-
-
-def convolve(U, W, bias=None, stride=1, padding=0, dilation=1, groups=1, part_of_W=0):
-    """V_opq = sum over (c, a, b) of W_ocab U_c,(p s - pad + a d),(q s - pad + b d) -> (O, Hv, Wv).
-
-    part_of_W: 0 takes W, +1 its positive part W+, -1 its negative part W-. One plain matrix product over channels per
-    kernel tap (a, b): nothing is copied but one tap's weights, and a sum of zero products is exactly zero.
-    """
-    stride, dilation = pair(stride), pair(dilation)
-    padded = _pad(np.asarray(U, np.float64), sides(padding))
-    O, per_group, kh, kw = W.shape
-    if padded.shape[0] != per_group * groups or O % groups:
-        raise ValueError(f"weight {W.shape} with {groups} groups does not fit an input of {padded.shape[0]} channels")
-    Hv, Wv = (_size(n, k, s, d) for n, k, s, d in zip(padded.shape[1:], (kh, kw), stride, dilation))
-    if Hv < 1 or Wv < 1:
-        raise ValueError(f"kernel {(kh, kw)} is larger than the padded input {padded.shape[1:]}")
-    V = np.zeros((groups, O // groups, Hv * Wv))
-    for a, b in np.ndindex(kh, kw):
-        seen = _tap(padded, a, b, stride, dilation, Hv, Wv).reshape(groups, per_group, Hv * Wv)
-        V += _part(W[:, :, a, b], part_of_W).reshape(groups, O // groups, per_group) @ seen
-    V = V.reshape(O, Hv, Wv)
-    return V if bias is None else V + np.asarray(bias, np.float64)[:, None, None]
-
-
-def convolve_transposed(D, W, shape, stride=1, padding=0, dilation=1, groups=1, part_of_W=0):
-    """The transpose of `convolve`: D (O, Hv, Wv) -> `shape` = (C, Hu, Wu); what falls on padding is dropped."""
-    stride, dilation = pair(stride), pair(dilation)
-    left, right, top, bottom = sides(padding)
-    C, H, width = shape
-    O, per_group, kh, kw = W.shape
-    D = np.asarray(D, np.float64)
-    Hv, Wv = D.shape[1:]
-    padded = np.zeros((C, top + H + bottom, left + width + right))
-    rows = D.reshape(groups, O // groups, Hv * Wv)
-    for a, b in np.ndindex(kh, kw):
-        tap = _part(W[:, :, a, b], part_of_W).reshape(groups, O // groups, per_group)
-        _tap(padded, a, b, stride, dilation, Hv, Wv)[...] += (tap.transpose(0, 2, 1) @ rows).reshape(C, Hv, Wv)
-    return padded[:, top : top + H, left : left + width].copy()
-
-
-def _tap(padded, a, b, stride, dilation, Hv, Wv):
-    """The view of the padded input that kernel position (a, b) sees from every output position."""
-    i, j = a * dilation[0], b * dilation[1]
-    return padded[:, i : i + (Hv - 1) * stride[0] + 1 : stride[0], j : j + (Wv - 1) * stride[1] + 1 : stride[1]]
-
-
-def _part(W, sign):
-    W = np.asarray(W, np.float64)
-    return W if sign == 0 else np.maximum(W, 0.0) if sign > 0 else np.minimum(W, 0.0)
-
-
-def _ratio(P, Z, tiny):
-    """P / Z, 0 where Z <= tiny, and the mass that is lost there."""
-    flows = Z > tiny
-    return np.where(flows, P / np.where(flows, Z, 1.0), 0.0), float(P[~flows].sum())
-
-
-def pool_windows(out, size, kernel, stride, before, after):
-    """Per output position the window's (first, end, count) on an axis: first:end inside the map, count with padding.
-
-    A window that reaches past the padded end (ceil mode) counts only what lies within the padding.
-    """
-    windows = []
-    for p in range(out):
-        first = p * stride - before
-        end = min(first + kernel, size + after)
-        windows.append((max(first, 0), max(min(end, size), 0), end - first))
-    return windows
-
-
-def bin_of(p, size, out):
-    """Adaptive pooling's bin p of `out` over an axis of `size`: floor(p size / out) to ceil((p + 1) size / out)."""
-    return p * size // out, -((-(p + 1) * size) // out)
-
-
-def interpolation_weights(size, out, mode, align_corners=False, scale=None):
-    """A (out, size): row p holds the weights of output position p over the axis; each row sums to 1."""
-    if mode not in ("bilinear", "nearest", "nearest-exact"):
-        raise NotImplementedError(f"interpolation mode {mode!r} has no rule: its weights may be negative")
-    A = np.zeros((out, size))
-    step = size / out if scale is None else 1.0 / scale
-    for p in range(out):
-        if mode == "bilinear":
-            x = p * (size - 1) / max(out - 1, 1) if align_corners else max((p + 0.5) * step - 0.5, 0.0)
-            a = min(int(x), size - 1)
-            A[p, a] += 1.0 - (x - a)
-            A[p, min(a + 1, size - 1)] += x - a
-        else:
-            centre = 0.5 if mode == "nearest-exact" else 0.0
-            # whole numbers where the step is the quotient of the sizes: the floor of p * size / out must not round
-            x = int((2 * p + 2 * centre) * size) // (2 * out) if scale is None else int((p + centre) * step)
-            A[p, min(x, size - 1)] = 1.0
-    return A
-
-
-def sum_to(P, shape):
-    """Undo a broadcast: sum P over the axes that an array of this shape was repeated on."""
-    P = P.sum(axis=tuple(range(P.ndim - len(shape))))
-    repeated = tuple(axis for axis, size in enumerate(shape) if size == 1 and P.shape[axis] != 1)
-    return P.sum(axis=repeated, keepdims=True)
-
-
-def pair(value):
-    """A number or a pair -> (height, width)."""
-    if np.ndim(value) == 0:
-        return (value, value)
-    return tuple(value) if len(value) == 2 else (value[0], value[0])
-
-
-def sides(padding):
-    """A number, (height, width) or (left, right, top, bottom) -> (left, right, top, bottom)."""
-    if np.ndim(padding) == 1 and len(padding) == 4:
-        return tuple(int(side) for side in padding)
-    height, width = pair(padding)
-    return (int(width), int(width), int(height), int(height))
-
-
-def _pad(U, padding):
-    left, right, top, bottom = padding
-    return np.pad(U, ((0, 0), (top, bottom), (left, right)))
-
-
-def _size(size, kernel, stride, dilation):
-    return (size - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def pooled_size(size, kernel, stride, before, after, dilation=1, ceil_mode=False):
-    """Output size of a pooling axis; in ceil mode a last window that would start in the padding behind is left out."""
-    span = size + before + after - dilation * (kernel - 1) - 1
-    if not ceil_mode:
-        return span // stride + 1
-    out = -(-span // stride) + 1
-    return out - 1 if (out - 1) * stride >= size + before else out
-
-
-def _check_size(P, U, kernel, stride, padding, dilation, ceil_mode):
-    left, right, top, bottom = padding
-    for axis, before, after in ((1, top, bottom), (2, left, right)):
-        k, s, d = kernel[axis - 1], stride[axis - 1], dilation[axis - 1]
-        out = pooled_size(U.shape[axis], k, s, before, after, d, ceil_mode)
-        # In ceil mode zeros that were merged into the padding may hold one window more than padding alone would.
-        if P.shape[0] != U.shape[0] or not out <= P.shape[axis] <= out + bool(ceil_mode):
-            raise ValueError(f"P has shape {P.shape}; pooling {U.shape} by {kernel}, stride {stride}, gives size {out}")
