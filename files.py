@@ -1,13 +1,17 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and how JSON is laid out in them."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable
+from itertools import pairwise
 from typing import BinaryIO
 
 from prm import InputError
+
+WIDTH = 120  # characters a line of JSON
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -42,6 +46,34 @@ def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], 
     finally:
         if temporary is not None and os.path.lexists(temporary):
             os.unlink(temporary)
+
+
+def json_bytes(page: object, allow_nan: bool = False) -> bytes:
+    """A page of JSON to be read and compared by people too: what fits on a line of 120 characters stands on one, long
+    rows of numbers and words fill such lines.
+
+    Raises ValueError for NaN and infinities unless allow_nan.
+    """
+
+    def laid_out(value: object, depth: int, name: str = "") -> str:
+        line = name + json.dumps(value, allow_nan=allow_nan)
+        if depth + len(line) < WIDTH or not value or not isinstance(value, (dict, list, tuple)):
+            return line
+        if isinstance(value, dict):
+            first, last = "{}"
+            named = {json.dumps({key: None})[1:-5]: entry for key, entry in value.items()}
+            parts = [laid_out(entry, depth + 1, key) for key, entry in named.items()]
+        else:
+            first, last = "[]"
+            parts = [laid_out(entry, depth + 1) for entry in value]
+        lines = parts[:1]
+        for before, part in pairwise(parts):
+            fits = depth + 1 + len(lines[-1]) + len(part) + 3 <= WIDTH and not {part[-1], before[-1]} & set("]}")
+            lines[-1:] = [f"{lines[-1]}, {part}"] if fits else [f"{lines[-1]},", part]
+        indent = "\n" + " " * (depth + 1)
+        return f"{name}{first}{indent}{indent.join(lines)}\n{' ' * depth}{last}"
+
+    return (laid_out(page, 0) + "\n").encode()
 
 
 def reason(error: BaseException) -> str:

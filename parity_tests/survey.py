@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from prm.accelerated import PeakBackprop, fully_convolutional
-from prm.files import atomic_write, reason
+from prm.files import atomic_write, json_bytes, reason
 
 SIZE = 224
 TIMM = {
@@ -151,7 +151,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.json:
         found = survey(given.library or list(LIBRARIES))
-        atomic_write(given.json, (json.dumps(found, indent=1) + "\n").encode())
+        atomic_write(given.json, json_bytes(found))
     if given.page:
         print(page(json.loads(given.page.read_text())), end="")
     return 0

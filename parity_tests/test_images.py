@@ -1,6 +1,7 @@
 """Reading pictures: every kind that a folder can hold, built here, becomes an array or one clear error."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from prm import InputError
 from prm.eval.pictures import decoding, images
 from prm.eval.pictures import orientation as images_orientation
 from prm.eval.pictures.images import find_images, names_of, read_image
-from prm.files import atomic_write
+from prm.files import atomic_write, json_bytes
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -317,6 +318,17 @@ def test_find_images_in_subfolders(tmp_path):
 ])  # fmt: skip
 def test_names_of(tmp_path, files, folders, names):
     assert names_of([tmp_path / file for file in files], [tmp_path / folder for folder in folders]) == names
+
+
+def test_json_that_fits_on_a_line_stands_on_one():
+    page = {"a": {"class": [0.5, None, True], 3: {}}, "long": [{"of": [k, k / 3, "]"]} for k in range(40)]}
+    page["deep"] = {"in": {"it": list(range(100))}}
+    text = json_bytes(page).decode()
+    assert json.loads(text) == json.loads(json.dumps(page)) and max(map(len, text.splitlines())) <= 120
+    assert text.splitlines()[1] == ' "a": {"class": [0.5, null, true], "3": {}},' and len(text.splitlines()) < 60
+    with pytest.raises(ValueError, match="JSON"):
+        json_bytes({"not": [float("nan")]})
+    assert json_bytes([float("nan")], allow_nan=True) == b"[NaN]\n"
 
 
 def test_atomic_write_is_whole_or_nothing(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import typer
 from rich.table import Table
 
 from prm import InputError
-from prm.files import atomic_write
+from prm.files import atomic_write, json_bytes
 
 from .options import segmentation_options
 from .shared import (
@@ -259,7 +258,7 @@ def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cach
                 continue
             file, spent = out / f"{stem}.json", sum(run.figures["seconds_per_picture"].values()) * len(run.samples)
             page = {"command": command_line(), "seconds": round(spent, 2)} | run.figures
-            atomic_write(file, (json.dumps(page, indent=1, allow_nan=False) + "\n").encode())
+            atomic_write(file, json_bytes(page))
             judged.append((file, run))
     return judged or None
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 import prm
 from prm import InputError
-from prm.files import atomic_write, reason
+from prm.files import atomic_write, json_bytes, reason
 
 console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -178,7 +178,7 @@ def write_figures(path: Path | None, figures: dict, started: float) -> None:
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 2), **figures,
     }  # fmt: skip
-    atomic_write(path, (json.dumps(page, indent=1) + "\n").encode())
+    atomic_write(path, json_bytes(page, allow_nan=True))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 import prm
+from prm.files import json_bytes
 
 from ..judging.evaluators import THRESHOLDS
 from ..judging.record import ANSWER, Record, failures_of, image_record_of
@@ -120,7 +121,7 @@ def as_json(found: Sequence[Part], command: str) -> bytes:
             "gallery": cases, "runs": runs,
         })  # fmt: skip
     made = {"command": command, "versions": versions(), "timing": [asdict(part.timing) for part in found]}
-    return (json.dumps({"data": data, "made": made}, indent=1, allow_nan=False) + "\n").encode()
+    return json_bytes({"data": data, "made": made})
 
 
 def versions() -> dict[str, str]:
