@@ -34,7 +34,8 @@ SUPPRESS = "accelerated/retrieval/suppress.py"
 RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop/layers.py"
 REF_UNDER = "reference/peak_backprop/arithmetic.py"
-REF_NET, REF_RANK = "reference/network", "reference/retrieval.py"
+REF_NET = "reference/network"
+REF_RANK, REF_ALGORITHM = "reference/retrieval/scores.py", "reference/retrieval/algorithm.py"
 
 
 FIRST = {
@@ -358,11 +359,12 @@ MUTANTS = (
             (REF_RANK, "binary_erosion(S, square, border_value=1)", "binary_erosion(S, square, border_value=0)")),
     _mutant("beta's sign", "retrieval", REF_BETA),
     _mutant("mean of the map before its enlargement", "retrieval",
-            (REF_RANK, "bias * enlarged.mean()", "bias * M.mean()")),
+            (REF_RANK, "bias * N.mean()", "bias * scaled(M).mean()"),
+            (REF_RANK, "def background(", "def scaled(M):\n    return (M - np.min(M)) / np.ptp(M)\n\n\ndef background(")),
     _mutant("> for >= in suppression", "retrieval",
-            (REF_RANK, "overlap(one.mask, other.mask) >= threshold", "overlap(one.mask, other.mask) > threshold")),
+            (REF_ALGORITHM, "overlap(one.mask, other.mask) >= threshold", "overlap(one.mask, other.mask) > threshold")),
     _mutant("suppression in the order given", "retrieval",
-            (REF_RANK, "(-one.score, one.label, *one.peak)", "-one.score")),
+            (REF_ALGORITHM, "(-one.score, one.label, *one.peak)", "-one.score")),
     _mutant("last of equal proposals", "retrieval", (REF_RANK, "value > best[1]", "value >= best[1]")),
     _mutant("pixel corners for centres", "retrieval",
             (REF_RANK, "((2 * np.arange(out) + 1) * size) // (2 * out)", "(np.arange(out) * size) // out")),

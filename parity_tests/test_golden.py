@@ -16,7 +16,7 @@ import pytest
 from prm import InputError
 from prm.reference import golden, network, peak_backprop, peak_stimulation, retrieval
 
-REFERENCE = Path(retrieval.__file__).parent
+REFERENCE = Path(peak_stimulation.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_files_are_small_and_the_same_every_time(folder, tmp_path):
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["README.md", "answers.npz", "cases.json", "check_answers.py", "inputs.npz"]
     assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
-    assert sum((folder / name).stat().st_size for name in names) < 320_000
+    assert sum((folder / name).stat().st_size for name in names) < 360_000
 
 
 def test_records_describe_the_files(folder, records, answers):
@@ -67,7 +67,7 @@ def test_records_describe_the_files(folder, records, answers):
     for record in records:
         assert re.fullmatch(r"[a-z0-9_]+", record["name"])
         assert record["sentence"].isascii() and record["sentence"].endswith(".")
-        assert record["equation"].startswith(("Eq. ", "Algorithm 1"))
+        assert record["equation"].startswith(("Eq. ", "Algorithm 1", "second choice"))
         for key in record["arrays"].values():
             keys.update([key] if isinstance(key, str) else key)
         for one in record["answers"]:

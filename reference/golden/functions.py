@@ -45,6 +45,11 @@ def _best_proposal(get, name, arguments):
     return dict(zip(("index", "score", "terms"), best or (-1, 0.0, (0.0, 0.0, 0.0))))
 
 
+def _best_fit(get, name, arguments):
+    best = get(name)(**{**arguments, "proposals": list(arguments["proposals"])})
+    return dict(zip(("index", "L", "terms"), best or (-1, 0.0, (0.0,) * 5)))
+
+
 def _nms(get, name, arguments):
     a = dict(arguments)
     columns = zip(*(a.pop(key) for key in ("labels", "scores", "peaks", "masks", "prms")))
@@ -114,6 +119,7 @@ FUNCTIONS = {
     "network.forward": ("Eq. 4-5", _maps),
     "network.walk": ("Eq. 4-5", _walk),
     "retrieval.contour": ("Eq. 6", _answers("S_hat")),
+    "retrieval.enlarged_response": ("Eq. 6", _answers("N")),
     "retrieval.background": ("Eq. 6", _answers("Q")),
     "retrieval.terms": ("Eq. 6", _answers("instance", "boundary", "class_aware")),
     "retrieval.score": ("Eq. 6", _answers("score")),
@@ -123,6 +129,11 @@ FUNCTIONS = {
     "retrieval.select_classes": ("Algorithm 1", lambda *a: _integers(_answers("classes")(*a))),
     "retrieval.select_peaks": ("Algorithm 1", lambda *a: _integers(_answers("indices")(*a))),
     "retrieval.best_proposal": ("Algorithm 1", _best_proposal),
+    "retrieval.smoothed": ("second choice", _answers("smoothed")),
+    "retrieval.fit_terms": ("second choice", _answers("mass", "response", "objectness", "inside", "contour")),
+    "retrieval.fit_score": ("second choice", _answers("L")),
+    "retrieval.best_fit": ("second choice", _best_fit),
+    "retrieval.confident_score": ("second choice", _answers("score")),
     "retrieval.nms": ("Algorithm 1", _nms),
     "retrieval.segment": ("Algorithm 1", _segment),
 }

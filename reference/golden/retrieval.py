@@ -6,6 +6,7 @@ from .inputs import UNEVEN, Cases, array, mask, numbers
 from .network import IMAGE
 
 R = numbers(21, 5, 6, low=0) / 32
+N = numbers(22, 5, 6, low=0) / 8
 S = mask("###... ####.. ####.. .##... ......")
 Q = mask("...### ....## #..### ..#### ######")
 PROPOSALS = np.array([S, ~S, mask("...... ..##.. ..##.. ...... ......"), np.zeros((5, 6), bool), np.ones((5, 6), bool)])
@@ -15,6 +16,9 @@ MASKS = np.array([
 ])  # fmt: skip
 PRMS = np.array([numbers(seed, 2, 4, low=0) for seed in range(8)])
 PRMS = PRMS / PRMS.sum(axis=(1, 2), keepdims=True)
+OBJECTNESS, FIT = array("0.5 0.875 0.25 1 0.75")[0], [1.0, 0.5, 0.75, 0.25, 0.5]
+SMALL = np.zeros((2, 20, 24), bool)
+SMALL[0, 3, 5], SMALL[1, 4:16, 4:16] = True, True  # pixel (3, 5) falls between those that R's size takes
 INSTANCES = dict(
     labels=np.array([1, 0, 0, 2, 2, 1, 0, 2]), scores=np.array([0.75, 0.5, 0.5, 0.25, 0.25, 1 / 8, 1 / 16, 1 / 32]),
     peaks=array("0 3 / 0 1 / 0 2 / 1 6 / 1 3 / 0 0 / 0 5 / 0 1"), masks=MASKS, prms=PRMS,
@@ -33,6 +37,10 @@ CASES: Cases = {
          dict(S=mask("####.... ####.... ####.... ####.... ........ ........"), width=5)),
         ("full", "A full mask has none.", dict(S=np.ones((3, 4), bool), width=3)),
         ("width_1", "Width 1: none.", dict(S=S, width=1)),
+    ],
+    "retrieval.enlarged_response": [
+        ("", "From 0 to 1, then enlarged by pixel centres, corners not aligned.", dict(M=UNEVEN, shape=[6, 7])),
+        ("constant", "A constant map is 1 all over.", dict(M=np.full((2, 2), 3.0), shape=[4, 4])),
     ],
     "retrieval.background": [
         ("enlarged", "Enlarged by pixel centres, corners not aligned, then compared with bias times the mean.",
@@ -86,6 +94,43 @@ CASES: Cases = {
         ("none", "All are passed over: index -1, the rest zero.",
          dict(R=R, proposals=PROPOSALS[3:], Q=Q, alpha=0.75, beta=0.125, width=3)),
     ],
+    "retrieval.smoothed": [
+        ("", "A Gaussian of a quarter of the shorter side, mirrored at the border.", dict(R=R, smooth=0.25)),
+        ("wide", "Wider than the map: mirrored again and again.", dict(R=R, smooth=1.5)),
+        ("none", "0: R itself.", dict(R=R, smooth=0.0)),
+    ],
+    "retrieval.fit_terms": [
+        ("", "Mass, response, objectness, share inside, mass on the contour.",
+         dict(R=R, S=S, N=N, Q=Q, objectness=0.625, width=3)),
+        ("smoothed", "The mass alone is that of the smoothed map.",
+         dict(R=R, S=S, N=N, Q=Q, objectness=0.0, width=3, smooth=0.25)),
+    ],
+    "retrieval.fit_score": [
+        ("", "The weighted sum of logarithms.",
+         dict(terms=array("0.5 0.25 0.125 0.75 0.375")[0], weights=[1.0, 2.0, 0.5, 0.25, 0.125])),
+        ("zero", "A term of 0 counts as a millionth; a weight of 0 leaves one out.",
+         dict(terms=array("0.5 0 0.125 0 0.375")[0], weights=[1.0, 2.0, 0.0, 0.0, 0.125])),
+    ],
+    "retrieval.best_fit": [
+        ("", "The highest L; empty and full masks are passed over for their areas.",
+         dict(R=R, proposals=PROPOSALS, N=N, Q=Q, objectness=OBJECTNESS, weights=FIT, width=3)),
+        ("tie", "Of equal L the first wins.",
+         dict(R=R, proposals=PROPOSALS[[2, 0, 0]], N=N, Q=Q, objectness=OBJECTNESS[[2, 0, 0]], weights=FIT, width=3)),
+        ("seed", "Only proposals with the strongest pixel of R: of these the highest objectness, WISE's assignment.",
+         dict(R=R, proposals=PROPOSALS[:3], N=N, Q=Q, objectness=OBJECTNESS[:3], weights=[0.0, 0.0, 1.0, 0.0, 0.0],
+              seed_pixel="require")),
+        ("seed_nowhere", "None holds it: index -1, the rest zero.",
+         dict(R=R, proposals=PROPOSALS[2:4], N=N, Q=Q, objectness=OBJECTNESS[2:4], weights=FIT,
+              seed_pixel="require")),
+        ("seed_preferred", "None holds it: then all are candidates.",
+         dict(R=R, proposals=PROPOSALS[2:4], N=N, Q=Q, objectness=OBJECTNESS[2:4], weights=FIT,
+              seed_pixel="prefer")),
+        ("no_pixel", "A proposal that has no pixel at the size of R is passed over; other limits; smoothed.",
+         dict(R=R, proposals=SMALL, N=N, Q=Q, objectness=OBJECTNESS[:2], weights=FIT, area=[0.0, 1.5], smooth=0.25)),
+    ],
+    "retrieval.confident_score": [
+        ("", "The confidence times exp(L / sum of weights).", dict(confidence=0.75, L=-2.0, weights=[1.0, 0.0, 2.0, 0.5, 0.5])),
+    ],
     "retrieval.nms": [
         ("across_classes", "IoU at the threshold suppresses; equal scores go by class, row, column; PRMs merge.",
          dict(**INSTANCES, threshold=0.5)),
@@ -101,5 +146,8 @@ CASES: Cases = {
          dict(network="small", image=IMAGE, proposals=SCENE, alpha=0.75, beta=0.0078125, bias=0.95, t_class=0.125,
               t_peak=0.25, width=3, nms_threshold=0.5, groups=[[0, 1], [2]], exclusive=True,
               image_threshold=0.00390625, top=1)),
+        ("fit", "The second choice.",
+         dict(network="small", image=IMAGE, proposals=SCENE, bias=0.95, t_class=0.5, t_peak=0.25, width=3,
+              nms_threshold=0.5, choice="fit", weights=FIT, objectness=OBJECTNESS, seed_pixel="prefer", smooth=0.125)),
     ],
 }  # fmt: skip

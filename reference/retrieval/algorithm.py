@@ -1,7 +1,6 @@
-"""Proposal retrieval, Eq. 6, and Algorithm 1, section 3.4 (Zhou et al., CVPR 2018), in float64.
+"""Algorithm 1 (Zhou et al., CVPR 2018, section 3.4): from a picture to its instances, and non-maximum suppression.
 
-Symbols: R (H, W) a Peak Response Map, sum 1; S (H, W) bool, a proposal's mask; S_hat its contour; Q (H, W) bool, the
-background mask; H x W is the network's input size. Positions are (row, column).
+Symbols as in `scores.py`; positions are (row, column).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import wraps
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.special import expit
 
-from . import classes, peak_stimulation
-from . import network as net
-from .peak_backprop import interpolation_weights
+from .. import classes, peak_stimulation
+from .. import network as net
+from .log_linear import best_fit, confident_score
+from .scores import background, best_proposal, enlarged_response, resize_nearest, terms
 
 
 @dataclass(frozen=True)
 class Instance:
     """One segmented instance. mask is the proposal at its own, the picture's size; prm is at the network's input's.
 
-    label: the class; score: Eq. 6; confidence: the class's sigmoid(s^c); peak: (row, column) in the picture, pixels;
+    label: the class; score: Eq. 6, or of the second choice `confident_score`; confidence: the class's sigmoid(s^c); peak: (row, column) in the picture, pixels;
     proposal: index of the proposal; terms: the three sums of Eq. 6 without alpha and beta.
     """
 
@@ -33,60 +32,6 @@ class Instance:
     prm: np.ndarray
     proposal: int
     terms: tuple[float, float, float]
-
-
-# ---- Eq. 6
-
-
-def contour(S, width=5) -> np.ndarray:
-    """S_hat of Eq. 6: morphological gradient, dilation minus erosion with a square of odd side `width` -> bool (H, W).
-
-    Neither sees anything outside the image, so the image's edge alone makes no contour.
-    """
-    if width != int(width) or width < 1 or width % 2 == 0:
-        raise ValueError(f"the contour's width must be an odd number >= 1, not {width}")
-    S, square = np.asarray(S, bool), np.ones((int(width), int(width)), bool)
-    return binary_dilation(S, square, border_value=0) & ~binary_erosion(S, square, border_value=1)
-
-
-def background(M, shape, bias) -> np.ndarray:
-    """Q of Eq. 6 from one class's response map M (h, w), not enlarged -> bool `shape` = (H, W).
-
-    M is scaled to [0, 1] by its own minimum and maximum and enlarged bilinearly, corners not aligned; Q is where the
-    result is < bias * its mean. A constant map has no background: Q = 0.
-    """
-    M = np.asarray(M, np.float64)
-    if not np.isfinite(M).all():
-        raise ValueError("the class response map has a non-finite value")
-    if M.max() == M.min():
-        return np.zeros(shape, bool)
-    M = (M - M.min()) / (M.max() - M.min())
-    rows, columns = (interpolation_weights(size, out, "bilinear") for size, out in zip(M.shape, shape))
-    enlarged = rows @ M @ columns.T
-    return enlarged < bias * enlarged.mean()
-
-
-def terms(R, S, Q, width=5) -> tuple[float, float, float]:
-    """The sums of Eq. 6: instance-aware R * S, boundary-aware R * S_hat, class-aware Q * S, without alpha and beta."""
-    R, S, Q = np.asarray(R, np.float64), np.asarray(S, bool), np.asarray(Q, bool)
-    if not R.shape == S.shape == Q.shape:
-        raise ValueError(f"R {R.shape}, S {S.shape} and Q {Q.shape} must have one shape")
-    return float((R * S).sum()), float((R * contour(S, width)).sum()), float((Q & S).sum())
-
-
-def score(R, S, Q, alpha, beta, width=5) -> float:
-    """Eq. 6: Score = alpha * R * S + R * S_hat - beta * Q * S, each product summed over the pixels."""
-    instance, boundary, class_aware = terms(R, S, Q, width)
-    return alpha * instance + boundary - beta * class_aware
-
-
-# ---- sizes and positions
-
-
-def resize_nearest(S, shape) -> np.ndarray:
-    """The mask S (h, w) at `shape` (H, W): every pixel centre takes the pixel it falls in, row ((2i + 1) h) // 2H."""
-    rows, columns = (((2 * np.arange(out) + 1) * size) // (2 * out) for size, out in zip(S.shape, shape))
-    return np.asarray(S)[rows[:, None], columns[None, :]]
 
 
 def image_position(position, map_shape, image_shape, upsample=1) -> tuple[float, float]:
@@ -175,23 +120,6 @@ def select_peaks(values, peak_threshold=0.3, peak_minimum=None) -> list[int]:
     return np.flatnonzero(values >= peak_threshold * values.max()).tolist()
 
 
-def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
-    """Lines 8-11 of Algorithm 1 for one peak -> (index, score, terms) of the top-ranked proposal, or None.
-
-    Proposals of another size than R's are resized for the score. Passed over: an area (share of the proposal's own
-    pixels) outside [area[0], area[1]). Of equal scores the first wins.
-    """
-    best = None
-    for index, S in enumerate(proposals):
-        if not area[0] <= np.count_nonzero(S) / S.size < area[1]:
-            continue
-        three = terms(R, resize_nearest(S, R.shape), Q, width)
-        value = alpha * three[0] + three[1] - beta * three[2]
-        if best is None or value > best[1]:
-            best = (index, value, three)
-    return best
-
-
 _suppressed = nms  # `segment` has a setting of that name
 
 
@@ -203,6 +131,7 @@ def segment(
     network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, class_threshold=0.5, peak_threshold=0.3, window=3,
     threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
     nms=0.3, nms_per_class=False, signed=False, groups=None, exclusive=False, image_threshold=0.0, top=None,
+    choice="eq6", weights=None, objectness=None, seed_pixel="free", smooth=0.0,
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
@@ -211,9 +140,14 @@ def segment(
     window, threshold, upsample: peak finding; min_area, max_area: `best_proposal`; nms, nms_per_class: `nms`.
     groups: classes as tuples of the network's, exclusive: whether these exclude each other, image_threshold: the least
     `presence` then, top: most classes; see `reference/classes.py`.
+    choice: "eq6", or "fit", the second choice: weights, seed_pixel and smooth as in `best_fit`, objectness (J,), which
+    None makes 1 for all.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
+    if choice not in ("eq6", "fit"):
+        raise ValueError(f"choice must be eq6 or fit, not {choice!r}")
+    objectness = np.ones(len(proposals)) if objectness is None else objectness
     activations = net.forward(network, image)  # line 2
     network_maps = activations[net.as_network(network).output]
     groups = groups or [(c,) for c in range(len(network_maps))]
@@ -230,15 +164,23 @@ def segment(
     for c in classes.most_probable(chosen, scores, top):  # lines 3-5
         peaks = [(row, column) for _, k, row, column in stimulated.peaks.tolist() if k == c]
         values = [enlarged[c, row, column] for row, column in peaks]
-        Q = background(M[c], image.shape[1:], bias)
+        N, Q = enlarged_response(M[c], image.shape[1:]), background(M[c], image.shape[1:], bias)
+        confidence = float(expit(scores[c]))
         for k in select_peaks(values, peak_threshold, peak_minimum):  # line 6
             start = classes.first_member(all_enlarged, groups[c], peaks[k])
             walk = net.walk(network, activations, (start, *peaks[k]), upsample, signed)  # line 7
-            best = None if walk.empty else best_proposal(walk.prm, proposals, Q, alpha, beta, contour, area)
+            if walk.empty:
+                continue
+            if choice == "fit":
+                how = (contour, area, seed_pixel, smooth)
+                best = best_fit(walk.prm, proposals, N, Q, objectness, weights, *how)
+            else:
+                best = best_proposal(walk.prm, proposals, Q, alpha, beta, contour, area)
             if best is not None:
-                index, value, three = best
-                mask = proposals[index]
+                index, value, _ = best
+                mask, S = proposals[index], resize_nearest(proposals[index], walk.prm.shape)
                 at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
-                confidence = float(expit(scores[c]))
+                value = confident_score(confidence, value, weights) if choice == "fit" else value
+                three = terms(walk.prm, S, Q, contour)
                 instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
     return _suppressed(instances, nms, nms_per_class)  # line 13
