@@ -53,10 +53,19 @@ class SegmentationSettings:
     peak_threshold : least response of a peak, as a share of its class's strongest peak
     peak_minimum : the response itself that a peak must exceed, instead of a share (the released code: 30); none: share
     max_peaks : most peaks of a picture, the strongest by share of their class's strongest
+    choice : how a peak's proposal is chosen: eq6, the paper's Eq. 6; or fit, the log-linear score of the weights below
     alpha : Eq. 6: weight of the response inside a proposal
     beta_area : Eq. 6: weight of background inside it, per picture area: beta = beta_area / (H * W)
     bias : Eq. 6: background is below bias x the mean response
     contour : Eq. 6: side of the square of the morphological gradient, odd, pixels at network input size
+    weight_mass : fit: exponent of the share of the Peak Response Map inside a proposal
+    weight_response : fit: exponent of the class's mean response inside it, from 0 to 1
+    weight_objectness : fit: exponent of its objectness, which comes with the proposal
+    weight_inside : fit: exponent of the share of it that is not background
+    weight_on_contour : fit: exponent of the share of the Peak Response Map on its contour
+    seed_pixel : fit: whether a proposal has to hold the strongest pixel of the Peak Response Map: free (no), prefer
+        (where one does) or require
+    smooth : fit: the mass is that of the map smoothed by a Gaussian of this share of the shorter side
     min_area : least share of the picture that a proposal covers
     max_area : a proposal covers less than this share of the picture
     epsilon : let the walk back drop up to this share of each peak, for speed; every answer bounds its error
@@ -77,10 +86,18 @@ class SegmentationSettings:
     peak_threshold: float = setting(0.3, 0, 1)
     peak_minimum: float | None = setting(None)
     max_peaks: int = setting(300, 1)
+    choice: str = setting("eq6", names=("eq6", "fit"))
     alpha: float = setting(0.8)
     beta_area: float = setting(2.0)
     bias: float = setting(0.95)
     contour: int = setting(5, 1)
+    weight_mass: float = setting(1.0, 0)
+    weight_response: float = setting(0.0, 0)
+    weight_objectness: float = setting(1.0, 0)
+    weight_inside: float = setting(0.0, 0)
+    weight_on_contour: float = setting(0.0, 0)
+    seed_pixel: str = setting("free", names=("free", "prefer", "require"))
+    smooth: float = setting(0.0, 0, 1)
     min_area: float = setting(2e-5, 0, 1)
     max_area: float = setting(0.85, 0, 1)
     epsilon: float = setting(0.0, 0, 0.99)
@@ -106,6 +123,11 @@ class SegmentationSettings:
         for name in ("window", "contour"):
             if getattr(self, name) % 2 == 0:
                 raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
+        weights = [getattr(self, f.name) for f in fields(self) if f.name.startswith("weight_")]
+        if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise InputError(f"segmentation settings weight_: {weights} must be 0 or more, and not all of them 0")
+        if not 0 <= self.smooth <= 1:
+            raise InputError(f"segmentation setting smooth must be from 0 to 1, not {self.smooth!r}")
         if not 0 <= self.epsilon < 1:
             raise InputError(f"segmentation setting epsilon must be at least 0 and less than 1, not {self.epsilon!r}")
 

@@ -22,7 +22,7 @@ from prm.parity_tests import edges, tolerances
 from prm.parity_tests.strategies import LAYOUTS, MAP_KINDS, exact_maps, has_near_ties
 from prm.reference import peak_backprop, peak_stimulation
 from prm.reference.peak_backprop import interpolation_weights, layers, pooled_size
-from prm.reference.retrieval import Instance
+from prm.reference.retrieval import Instance, confident_score, fit_score, fit_terms, resize_nearest
 
 # NumPy has no bfloat16: such values travel in float32.
 NUMPY = {"float64": np.float64, "float32": np.float32, "bfloat16": np.float32, "float16": np.float16}
@@ -467,6 +467,39 @@ def ranked(draw, dtype):
 
 
 @st.composite
+def fitted(draw, dtype):
+    """Cases whose best proposal no rounding decides: two of almost the same L are the same mask, or there are none."""
+    case = draw(ranked(dtype))
+    rng, shape = draw(randoms()), case["R"].shape
+    count = len(case["proposals"])
+    objectness = rng.integers(0, 9, max(count - 2, count // 2)) / 8
+    objectness = np.concatenate([objectness, objectness[:2]])  # as `ranked` repeats proposals
+    weights = [float(w) for w in rng.choice([0, 0.5, 1, 2], 5)]
+    weights = weights if any(weights) else draw(st.sampled_from([[0.0, 0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]))
+    case = {key: case[key] for key in ("R", "proposals", "Q", "width", "area")} | {
+        "N": rng.integers(0, 9, shape) / 8, "objectness": objectness, "weights": weights,
+        "seed_pixel": draw(st.sampled_from(["free", "prefer", "require"])),
+        "smooth": draw(st.sampled_from([0.0, 0.25, 2.0])),
+    }  # fmt: skip
+    known: dict[float, bytes] = {}
+    for S, o in zip(case["proposals"], objectness):
+        S = resize_nearest(S, shape)
+        if S.any():
+            given = (case[key] for key in ("N", "Q"))
+            L = fit_score(fit_terms(case["R"], S, *given, o, case["width"], case["smooth"]), weights)
+            key = S.tobytes() + np.float64(o).tobytes()
+            assume(all(other == key or abs(L - near) > 1e-4 for near, other in known.items()))
+            known[L] = key
+    return case
+
+
+@st.composite
+def responses(draw, dtype):
+    M = draw(exact_maps(dtype, ("coarse", "fine", "constant", "negative", "plateaus")))[0, 0]
+    return {"M": M, "shape": draw(pairs(1, 16))}
+
+
+@st.composite
 def suppressed(draw, dtype):
     rng, shape, count = draw(randoms()), draw(pairs(2, 6)), draw(st.integers(0, 7))
     arrays = {
@@ -488,6 +521,14 @@ def weighed(implementation, arguments):
 def chosen(implementation, arguments):
     best = implementation.retrieval.best_proposal(**arguments)
     index, score, terms = (-1, 0.0, (0.0, 0.0, 0.0)) if best is None else best  # -1: none may be chosen
+    return {"index": _integers(index), "score": score, "terms": np.array([float(term) for term in terms])}
+
+
+def fit(implementation, arguments):
+    best = implementation.retrieval.best_fit(**arguments)
+    index, L, terms = (-1, 0.0, (0.0,) * 5) if best is None else best
+    # Near 1 a logarithm has no relative precision.
+    score = confident_score(1.0, L, arguments["weights"])
     return {"index": _integers(index), "score": score, "terms": np.array([float(term) for term in terms])}
 
 
@@ -581,6 +622,9 @@ OPERATORS = {
         Operator("retrieval.score", "Eq. 6", scored, weighed, tolerances.OPERATOR, _TERMS),
         Operator("retrieval.resize_nearest", "Eq. 6", resized, dense("resize_nearest"), EXACT, _RESIZE),
         Operator("retrieval.best_proposal", "Algorithm 1", ranked, chosen, tolerances.OPERATOR, _TERMS),
+        Operator("retrieval.enlarged_response", "second choice", responses,
+                 lambda port, arguments: {"N": port.retrieval.enlarged_response(**arguments)}, tolerances.OPERATOR),
+        Operator("retrieval.best_fit", "second choice", fitted, fit, tolerances.OPERATOR, ("prm::run_sums",)),
         Operator("retrieval.nms", "Algorithm 1", suppressed, kept, tolerances.OPERATOR, ("prm::run_intersections",)),
     )
 }  # fmt: skip

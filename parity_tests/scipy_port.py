@@ -432,12 +432,17 @@ def contour(S, width):
     return ndimage.binary_dilation(S, square) & ~ndimage.binary_erosion(S, square, border_value=1)
 
 
-def background(M, shape, bias):
-    """Where a class's map, scaled to [0, 1] and enlarged, is below a share of its mean; nowhere if it is constant."""
+def enlarged_response(M, shape):
+    """A class's map, scaled to [0, 1] and enlarged; 1 if it is constant."""
     M = M.astype(float) - M.min()
     rows, columns = (resampling(n, m) for n, m in zip(M.shape, shape))
-    R = rows @ (M / (M.max() or 1)) @ columns.T
-    return R < bias * R.mean()
+    return rows @ (M / M.max()) @ columns.T if M.max() else np.ones(shape)
+
+
+def background(M, shape, bias):
+    """Where it is below a share of its mean; nowhere if the map is constant."""
+    N = enlarged_response(M, shape)
+    return (N < bias * N.mean()) & (M.min() < M.max())
 
 
 def resize_nearest(S, shape):
@@ -461,6 +466,40 @@ def best_proposal(R, proposals, Q, alpha, beta, width, area):
     fitting = [(j, resize_nearest(S, R.shape)) for j, S in enumerate(proposals) if area[0] <= S.mean() < area[1]]
     scored = [(j, score(R, S, Q, alpha, beta, width), terms(R, S, Q, width)) for j, S in fitting]
     return max(scored, key=lambda one: one[1], default=None)  # max gives the first of equal ones
+
+
+def smoothed(R, smooth):
+    """The map through a Gaussian, as two matrices: each row of them a bell, folded back at the borders."""
+    sigma = smooth * min(R.shape)
+    if not sigma:
+        return R.astype(float)
+    reach = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
+    bell = np.exp(-(reach**2) / (2 * sigma**2))
+    for axis in (0, 1):
+        n = R.shape[axis]
+        seen = (np.arange(n) + reach[:, None]) % (2 * n)
+        A = matrix(np.minimum(seen, 2 * n - 1 - seen), n, (bell / bell.sum())[:, None])
+        R = A @ R if axis == 0 else R @ A.T
+    return R
+
+
+def fit_terms(R, S, N, Q, objectness, width, smooth):
+    """The five terms of the log-linear score."""
+    R = R.astype(float)
+    return smoothed(R, smooth)[S].sum(), N[S].mean(dtype=float), objectness, (~Q)[S].mean(), R[contour(S, width)].sum()
+
+
+def best_fit(R, proposals, N, Q, objectness, weights, width, area, seed_pixel, smooth):
+    """The first proposal of the highest log-linear score."""
+    fitting = [(j, resize_nearest(S, R.shape)) for j, S in enumerate(proposals) if area[0] <= S.mean() < area[1]]
+    fitting = [(j, S) for j, S in fitting if S.any()]
+    held = [(j, S) for j, S in fitting if S.flat[R.argmax()]]
+    if seed_pixel == "require" or (held and seed_pixel == "prefer"):
+        fitting = held
+    scored = [(j, fit_terms(R, S, N, Q, objectness[j], width, smooth)) for j, S in fitting]
+    scored = [(j, float(np.dot(weights, np.log(np.maximum(terms, 1e-6)))), terms) for j, terms in scored]
+    by_objectness = np.array_equal(np.flatnonzero(weights), [2])
+    return max(scored, key=lambda one: one[2][2] if by_objectness else one[1], default=None)
 
 
 def nms(instances, threshold, per_class):
@@ -511,11 +550,15 @@ port = SimpleNamespace(
     network=SimpleNamespace(forward=run_network, walk=walk_network),
     retrieval=SimpleNamespace(
         contour=contour,
+        enlarged_response=enlarged_response,
         background=background,
         resize_nearest=resize_nearest,
         terms=terms,
         score=score,
         best_proposal=best_proposal,
+        smoothed=smoothed,
+        fit_terms=fit_terms,
+        best_fit=best_fit,
         nms=nms,
     ),
 )

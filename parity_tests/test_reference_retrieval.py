@@ -230,3 +230,44 @@ def test_empty_results_are_lists():
 def test_non_finite_maps_are_named():
     with pytest.raises(InputError, match="image 0, class 0"):
         rt.segment(NETWORK, np.full((1, 1, 8), np.nan), PROPOSALS, **SETTINGS)
+
+
+def test_terms_of_the_second_choice_by_hand():
+    R = np.array([[0.5, 0.25], [0.25, 0.0]])
+    S, N, Q = np.array([[1, 0], [1, 0]], bool), np.array([[1.0, 0.5], [0.25, 0.0]]), np.array([[0, 0], [1, 1]], bool)
+    terms = rt.fit_terms(R, S, N, Q, 0.375, width=3)
+    assert terms == (0.75, 0.625, 0.375, 0.5, 1.0)  # a contour of 3 x 3 is all of it
+    assert rt.fit_score(terms, [1, 0, 2, 0, 0]) == pytest.approx(np.log(0.75) + 2 * np.log(0.375))
+    assert rt.fit_score((0.0, 1, 1, 1, 1), [1, 0, 0, 0, 0]) == np.log(1e-6)
+    assert rt.confident_score(0.5, np.log(0.25), [1, 0, 1, 0, 0]) == pytest.approx(0.25)
+    for weights in ([0] * 5, [1, -1, 1, 1, 1], [1, 1], [np.nan, 1, 1, 1, 1]):
+        with pytest.raises(ValueError, match="weights"):
+            rt.fit_score(terms, weights)
+
+
+def test_the_second_choice_is_that_of_wise():
+    R = np.zeros((4, 4))
+    R[1, 2] = R[2, 1] = 0.5  # the first maximum is (1, 2)
+    holds = np.ones((3, 4, 4), bool)
+    holds[1, 0], holds[2, 3] = False, False
+    misses = np.ones((4, 4), bool)
+    misses[1, 2] = False
+    masks, objectness = [misses, *holds], [1.0, 0.5, 0.7, 0.7]
+    how = dict(N=R, Q=R > 1, weights=[0, 0, 3, 0, 0], area=(0, 2))
+    assert rt.best_fit(R, masks, objectness=objectness, seed_pixel="require", **how)[0] == 2
+    assert rt.best_fit(R, masks, objectness=objectness, **how)[0] == 0
+    # what is below the least term is compared all the same, and as it is
+    assert rt.best_fit(R, masks, objectness=[0, 1e-9, 2e-9, 0], seed_pixel="require", **how)[0] == 2
+    assert rt.best_fit(R, masks[:1], objectness=[1.0], seed_pixel="require", **how) is None
+    assert rt.best_fit(R, masks[:1], objectness=[1.0], seed_pixel="prefer", **how)[0] == 0
+    with pytest.raises(ValueError, match="seed_pixel"):
+        rt.best_fit(R, masks, objectness=objectness, seed_pixel="maybe", **how)
+
+
+def test_smoothing_keeps_the_mass():
+    R = np.random.default_rng(0).random((5, 9))
+    R /= R.sum()
+    for smooth in (0.05, 0.3, 2.0):
+        assert rt.smoothed(R, smooth).sum() == pytest.approx(1)
+    assert rt.smoothed(R, 5.0) == pytest.approx(np.full((5, 9), 1 / 45), rel=0.05)
+    assert (rt.smoothed(R, 0) == R).all()

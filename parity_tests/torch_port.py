@@ -6,6 +6,7 @@ are those that a whole network uses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -31,7 +32,8 @@ class TorchPort:
         others = ("conv2d", "add", "concatenate", "multiply", "permute", "transpose", "batch_norm")
         layers = {name: partial(self._layer, layer) for name, layer in LAYERS.items()}
         moving = {name: partial(self._moving, layer) for name, layer in MOVING.items()}
-        retrieval = ("contour", "background", "terms", "score", "resize_nearest", "best_proposal", "nms")
+        retrieval = ("contour", "enlarged_response", "background", "terms", "score", "resize_nearest", "best_proposal",
+                     "smoothed", "fit_terms", "best_fit", "nms")
         self.peak_stimulation = SimpleNamespace(forward=self._forward, backward=self._backward)
         self.peak_backprop = SimpleNamespace(**layers, **moving, **{name: getattr(self, f"_{name}") for name in others})
         self.retrieval = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in retrieval})
@@ -154,6 +156,9 @@ class TorchPort:
     def _contour(self, S, width=5):
         return self._masks([S], S.shape).contours(width).masks()[0].cpu().numpy()
 
+    def _enlarged_response(self, M, shape):
+        return as_array(fast.enlarged_response(self.tensor(M)[None], shape)[0])
+
     def _background(self, M, shape, bias):
         return fast.background(self.tensor(M)[None], [0], shape, bias)[0].cpu().numpy()
 
@@ -177,6 +182,30 @@ class TorchPort:
         scores = fast.score(sums, alpha, beta)
         index = int(fast.best(scores, prepared.allowed)[0])
         return None if index < 0 else (index, float(scores[0, index]), as_array(sums[0, index]))
+
+    def _smoothed(self, R, smooth):
+        return as_array(fast.smoothed(self.tensor(R)[None], smooth)[0] if smooth else self.tensor(R))
+
+    def _fit(self, R, proposals, N, Q, objectness, width=5, smooth=0.0, area=(0.0, 1.1)):
+        """The factors and all terms (1, K, 5), and which proposals have an area that is allowed."""
+        shape = proposals[0].shape if proposals else R.shape
+        masks = replace(self._masks(proposals, shape), objectness=torch.tensor(objectness, dtype=torch.float64))
+        prepared = fast.prepare(masks.to(self.device), R.shape, width, *area)
+        sums = self._sums(R, prepared, Q)
+        found = fast.factors(self.tensor(R)[None], self.tensor(N)[None], prepared.masks, sums, smooth)
+        return found, fast.all_terms(found, sums, sums[..., 2], torch.zeros(1, dtype=torch.int64)), prepared.allowed
+
+    def _fit_terms(self, R, S, N, Q, objectness, width=5, smooth=0.0):
+        return as_array(self._fit(R, [S], N, Q, [objectness], width, smooth)[1][0, 0])
+
+    def _best_fit(
+        self, R, proposals, N, Q, objectness, weights, width=5, area=(2e-5, 0.85), seed_pixel="free", smooth=0.0
+    ):  # fmt: skip
+        found, terms, allowed = self._fit(R, proposals, N, Q, objectness, width, smooth, area)
+        index = int(fast.best_fit(terms, fast.candidates(found, allowed, seed_pixel), weights)[0])
+        if index < 0:
+            return None
+        return index, float(fast.log_linear(terms, weights)[0, index]), as_array(terms[0, index])
 
     def _nms(self, instances, threshold=0.3, per_class=False):
         if not instances:

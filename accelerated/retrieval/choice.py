@@ -1,11 +1,12 @@
 """Algorithm 1, lines 8-13: from a picture's Peak Response Maps and its proposals to instances.
 
-The sums of Eq. 6 do not depend on its weights and cost most: `fit` makes them once, `choose` asks them many times.
+The sums of Eq. 6, and the factors of the second choice, do not depend on the weights and cost most: `fit` makes them
+once, `choose` asks them many times.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from torch import Tensor
 from prm.settings import SegmentationSettings
 
 from ..stages import Walked
+from .log_linear import Factors, all_terms, best_fit, candidates, factors, log_linear, weights_of
 from .masks import Proposals
 from .runs import run_sums
-from .scores import Prepared, background, best, prepare, score, terms
+from .scores import Prepared, background, best, enlarged_response, prepare, score, terms
 from .suppress import suppression
 
 
@@ -29,6 +31,7 @@ class Fit:
     sums : (P, K, 3) float64: R over S, R over contour(S), and Q over S with the settings' bias
     maps : (n, h, w) response maps of the n classes that have a peak
     of : (P,) int64, each peak's row of `maps`
+    factors : what else the second choice needs; None where the settings choose by Eq. 6
     """
 
     proposals: Proposals
@@ -37,10 +40,12 @@ class Fit:
     sums: Tensor
     maps: Tensor
     of: Tensor
+    factors: Factors | None = None
 
     def to(self, device: torch.device | str) -> Fit:
         """The same on another device."""
-        return Fit(*(getattr(self, f.name).to(device) for f in fields(self)))
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
     def over_background(self, bias: float) -> Tensor:
         """(n, K) float64: Q over S for each class, with another bias."""
@@ -55,7 +60,7 @@ class Choice:
 
     peaks : (k,) int64, which of the picture's peaks
     proposals : (k,) int64, which of its proposals
-    scores : (k,) float64, Eq. 6
+    scores : (k,) float64, Eq. 6; of the second choice the class's confidence times exp(L / sum of weights)
     suppressed : for each, the peaks whose instances it suppressed
     """
 
@@ -68,7 +73,7 @@ class Choice:
 def fit(
     walked: Walked, proposals: Proposals, settings: SegmentationSettings, ready: Prepared | None = None
 ) -> Fit:  # fmt: skip
-    """The sums of Eq. 6 of every peak with every proposal of its picture: Algorithm 1, line 8 without the weights.
+    """What every peak's choice among the proposals of its picture is made by: Algorithm 1, line 8 without the weights.
 
     ready: what `retrieval.prepare` makes of the proposals for the settings and the maps' size; None: made here.
     """
@@ -80,27 +85,51 @@ def fit(
     if ready is None:
         ready = prepare(proposals.to(walked.prms.device), size, s.contour, s.min_area, s.max_area)
     classes, of = walked.peaks[:, 0].unique(return_inverse=True)
+    maps, masks = walked.maps[classes], ready.masks
     sums = terms(walked.prms, ready, background(walked.maps, classes, size, s.bias), of)
-    return Fit(proposals, ready.masks, ready.allowed, sums, walked.maps[classes], of)
+    others = None
+    if s.choice == "fit":
+        others = factors(walked.prms, enlarged_response(maps, size), masks, sums, s.smooth)
+    return Fit(proposals, masks, ready.allowed, sums, maps, of, others)
 
 
 def choose(
     walked: Walked, fitted: Fit, settings: SegmentationSettings, keep: tuple[float, float, float] = (1, 1, 1)
 ) -> Choice:
-    """The best proposal of each peak by Eq. 6, then non-maximum suppression: Algorithm 1, lines 8-13.
+    """The best proposal of each peak, by Eq. 6 or the second choice, then suppression: Algorithm 1, lines 8-13.
 
     settings: those that `fitted` was made with. keep: factors of the instance-aware, the boundary-aware and the
-    class-aware term; 0 leaves one out.
+    class-aware term; 0 leaves one out. In the second choice they multiply the weights of mass, contour and inside.
     """
     s, device = settings, fitted.sums.device
-    if not len(walked.peaks) or not bool(fitted.allowed.any()):
-        none = torch.zeros(0, dtype=torch.int64, device=device)
-        return Choice(none, none, none.double())
-    sums = fitted.sums * torch.tensor(keep, dtype=torch.float64, device=device)
+    by = _by_fit if s.choice == "fit" else _by_eq6
+    if len(walked.peaks) and bool(fitted.allowed.any()):
+        with_one, choice, value = by(walked, fitted, s, keep)
+    else:
+        with_one, choice, value = torch.zeros(3, 0, dtype=torch.int64, device=device)
+    peaks = walked.peaks[with_one]
+    rivals = fitted.proposals.select(choice.to(fitted.proposals.device)).ious() >= s.nms
+    left = suppression(rivals, value, peaks[:, 0], peaks[:, 1:], s.nms_per_class)
+    kept = torch.tensor(list(left), dtype=torch.int64, device=device)
+    suppressed = tuple(tuple(with_one[losers].tolist()) for losers in map(list, left.values()))
+    return Choice(with_one[kept], choice[kept], value[kept].double(), suppressed)
+
+
+def _by_eq6(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Tensor, Tensor]:
+    """Peaks that have a proposal, their proposals and scores, (k,) each."""
+    sums = fitted.sums * torch.tensor(keep, dtype=torch.float64, device=fitted.sums.device)
     values = score(sums, s.alpha, s.beta_area / (fitted.masks.height * fitted.masks.width))
     choice = best(values, fitted.allowed)
-    value = values.gather(1, choice[:, None])[:, 0]
-    rivals = fitted.proposals.select(choice.to(fitted.proposals.device)).ious() >= s.nms
-    left = suppression(rivals, value, walked.peaks[:, 0], walked.peaks[:, 1:], s.nms_per_class)
-    kept = torch.tensor(list(left), dtype=torch.int64, device=device)
-    return Choice(kept, choice[kept], value[kept], tuple(map(tuple, left.values())))
+    return torch.arange(len(choice), device=choice.device), choice, values.gather(1, choice[:, None])[:, 0]
+
+
+def _by_fit(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_by_eq6`: by the second choice."""
+    assert fitted.factors is not None
+    terms = all_terms(fitted.factors, fitted.sums, fitted.sums[..., 2], fitted.of)
+    weights = [w * k for w, k in zip(weights_of(s), (keep[0], 1, 1, keep[2], keep[1]))]
+    choice = best_fit(terms, candidates(fitted.factors, fitted.allowed, s.seed_pixel), weights)
+    peaks = (choice >= 0).nonzero()[:, 0]
+    chosen = choice[peaks]
+    confidence = walked.scores.double().sigmoid()[walked.peaks[peaks, 0]]
+    return peaks, chosen, confidence * (log_linear(terms[peaks, chosen], weights) / (sum(weights) or 1)).exp()

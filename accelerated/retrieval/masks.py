@@ -5,7 +5,7 @@ are computed from the runs, by the operators of `runs.py`: no array of K x H x W
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Proposals:
     starts, ends: (R,) int64, first and one past last position of each run in the row-major flattened mask. A run may
         go on over the end of a row. Within a mask runs are in order and do not overlap.
     offsets: (K + 1,) int64; mask k has the runs offsets[k] .. offsets[k + 1] - 1. A mask may be empty, K may be 0.
+    objectness: (K,) float64 in [0, 1], how likely each is a thing, by whoever made them; None where that is not known.
 
     Raises InputError if the arrays do not describe such masks.
     """
@@ -36,6 +37,7 @@ class Proposals:
     starts: Tensor
     ends: Tensor
     offsets: Tensor
+    objectness: Tensor | None = None
 
     def __post_init__(self):
         if self.height < 1 or self.width < 1:
@@ -57,6 +59,10 @@ class Proposals:
             raise InputError(
                 f"proposals: runs must be non-empty, inside {self.height} x {self.width} and in order without overlap"
             )
+        if self.objectness is not None and self.objectness.shape != (len(self),):
+            raise InputError(f"proposals: objectness {tuple(self.objectness.shape)} for {len(self)} masks")
+        if self.objectness is not None and not ((self.objectness >= 0) & (self.objectness <= 1)).all():
+            raise InputError("proposals: objectness must lie in 0 .. 1")
 
     @classmethod
     def from_masks(cls, masks: Tensor | np.ndarray) -> "Proposals":
@@ -84,7 +90,9 @@ class Proposals:
         counts = torch.cat([part.offsets.diff() for part in parts])
         starts = torch.cat([part.starts for part in parts])
         ends = torch.cat([part.ends for part in parts])
-        return cls(parts[0].height, parts[0].width, starts, ends, offsets_of(counts))
+        known = [part.objectness for part in parts if part.objectness is not None]
+        objectness = torch.cat(known) if len(known) == len(parts) else None
+        return cls(parts[0].height, parts[0].width, starts, ends, offsets_of(counts), objectness)
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +106,8 @@ class Proposals:
 
     def to(self, device: torch.device | str) -> "Proposals":
         """The same masks on another device."""
-        return Proposals(self.height, self.width, self.starts.to(device), self.ends.to(device), self.offsets.to(device))
+        names = ["starts", "ends", "offsets"] + (["objectness"] if self.objectness is not None else [])
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def select(self, indices: Tensor | Sequence[int]) -> "Proposals":
         """The masks `indices`, (k,) integers in 0 .. K - 1, in that order; repetitions are allowed."""
@@ -108,7 +117,8 @@ class Proposals:
         # Run r of chosen mask j is run (r - offsets[j]) of mask indices[j].
         shift = self.offsets[indices] - offsets[:-1]
         runs = torch.arange(int(offsets[-1]), device=self.device) + torch.repeat_interleave(shift, counts)
-        return Proposals(self.height, self.width, self.starts[runs], self.ends[runs], offsets)
+        objectness = None if self.objectness is None else self.objectness[indices]
+        return Proposals(self.height, self.width, self.starts[runs], self.ends[runs], offsets, objectness)
 
     def masks(self, indices: Tensor | Sequence[int] | None = None) -> Tensor:
         """Dense masks (k, H, W) bool, of all proposals or of `indices`."""
@@ -136,7 +146,7 @@ class Proposals:
         if (height, width) == (self.height, self.width):
             return self
         runs = torch.ops.prm.run_resize(self.starts, self.ends, self.offsets, self.height, self.width, height, width)
-        return Proposals(height, width, *runs)
+        return replace(Proposals(height, width, *runs), objectness=self.objectness)
 
     def contours(self, width: int = 5) -> "Proposals":
         """Morphological gradient of every mask, dilation minus erosion with a square of odd side `width` >= 1.

@@ -23,27 +23,36 @@ from .masks import CHUNK, Proposals, checked_indices
 from .runs import run_sums
 
 
+def enlarged_response(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Classes' responses from 0 to 1: maps (n, h, w), un-enlarged -> (n, H, W) float64 at `shape`.
+
+    Each is scaled by its own minimum and maximum, then enlarged bilinearly (corners not aligned); a constant one is 1.
+    """
+    maps = maps.double()
+    if len(maps) == 0:
+        return maps.new_zeros(0, *shape)
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    scaled = torch.where(high > low, (maps - low) / torch.where(high > low, high - low, 1), 1)
+    return F.interpolate(scaled[None], size=tuple(shape), mode="bilinear", align_corners=False)[0]
+
+
 def background(maps: Tensor, classes: Tensor | Sequence[int], shape: tuple[int, int], bias: float) -> Tensor:
     """Q of Eq. 6: where a class's response is weak, (n, H, W) bool for the n entries of `classes`.
 
-    maps: (C, h, w), one image's class response maps M, un-enlarged. Each is scaled to [0, 1] by its own minimum and
-    maximum, enlarged bilinearly to `shape` = (H, W) (corners not aligned), and Q = 1 where that is < bias * its mean.
-    A constant map has Q = 0 everywhere. Computed in float64. Raises InputError for non-finite maps.
+    maps: (C, h, w), one image's class response maps M, un-enlarged. Q = 1 where the `enlarged_response` of `shape` =
+    (H, W) is < bias * its mean. A constant map has Q = 0 everywhere. Raises InputError for non-finite maps.
     """
     if maps.ndim != 3 or not maps.is_floating_point():
         raise InputError(f"class response maps must be (C, h, w) float, not {tuple(maps.shape)} {maps.dtype}")
     maps = maps[checked_indices(classes, len(maps), "class", maps.device)].double()
     if not maps.isfinite().all():
         raise InputError("class response maps hold a value that is not finite")
-    if len(maps) == 0:
-        return maps.new_zeros(0, *shape, dtype=torch.bool)
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    scaled = (maps - low) / torch.where(high > low, high - low, 1)
+    varied = maps.amax((1, 2), keepdim=True) > maps.amin((1, 2), keepdim=True)
     Q = maps.new_empty(len(maps), *shape, dtype=torch.bool)
     some = max(1, CHUNK // (shape[0] * shape[1]))
-    for part, out in zip(scaled.split(some), Q.split(some)):
-        enlarged = F.interpolate(part[None], size=tuple(shape), mode="bilinear", align_corners=False)[0]
-        torch.lt(enlarged, bias * enlarged.mean((1, 2), keepdim=True), out=out)
+    for part, varies, out in zip(maps.split(some), varied.split(some), Q.split(some)):
+        N = enlarged_response(part, shape)
+        torch.logical_and(N < bias * N.mean((1, 2), keepdim=True), varies, out=out)
     return Q
 
 

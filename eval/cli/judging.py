@@ -246,6 +246,7 @@ def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cach
             raise InputError("judging a network needs --data PATH")
         return []
     make_folder(out)
+    opening = {"choice": "eq6"} | opening  # the paper's tables are about its own rule
     source = Source(proposals, limit, cache) if masks else None
     if masks:
         source()  # what cannot be opened is said before the work
@@ -289,7 +290,8 @@ def tables_command(
     its claims your runs bear out.
 
     Networks are judged with --data and --checkpoint, or taken from the files of earlier runs; --data alone gives the
-    rows that need no network. Under torchrun the pictures are split over the processes, with the same answer.
+    rows that need no network. Proposals are chosen by Eq. 6, as in the paper, unless --choice says otherwise. Under
+    torchrun the pictures are split over the processes, with the same answer.
     """
     started = time.perf_counter()
     judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap,

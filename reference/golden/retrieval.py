@@ -129,7 +129,8 @@ CASES: Cases = {
          dict(R=R, proposals=SMALL, N=N, Q=Q, objectness=OBJECTNESS[:2], weights=FIT, area=[0.0, 1.5], smooth=0.25)),
     ],
     "retrieval.confident_score": [
-        ("", "The confidence times exp(L / sum of weights).", dict(confidence=0.75, L=-2.0, weights=[1.0, 0.0, 2.0, 0.5, 0.5])),
+        ("", "The confidence times exp(L / sum of weights).",
+         dict(confidence=0.75, L=-2.0, weights=[1.0, 0.0, 2.0, 0.5, 0.5])),
     ],
     "retrieval.nms": [
         ("across_classes", "IoU at the threshold suppresses; equal scores go by class, row, column; PRMs merge.",

@@ -20,7 +20,8 @@ from .scores import background, best_proposal, enlarged_response, resize_nearest
 class Instance:
     """One segmented instance. mask is the proposal at its own, the picture's size; prm is at the network's input's.
 
-    label: the class; score: Eq. 6, or of the second choice `confident_score`; confidence: the class's sigmoid(s^c); peak: (row, column) in the picture, pixels;
+    label: the class; score: Eq. 6, or `confident_score` of the second choice; confidence: the class's sigmoid(s^c);
+    peak: (row, column) in the picture, pixels;
     proposal: index of the proposal; terms: the three sums of Eq. 6 without alpha and beta.
     """
 

@@ -1,7 +1,7 @@
 """A second choice among proposals beside Eq. 6: a log-linear score with few, named weights, in float64.
 
-Not the paper's. Eq. 6 adds a share of R to a count of pixels, with weights that are the same for every size of thing, and
-asks nothing of the proposal itself. Here the factors are multiplied, each with an exponent:
+Not the paper's. Eq. 6 adds a share of R to a count of pixels, with weights that are the same for every size of thing,
+and asks nothing of the proposal itself. Here the factors are multiplied, each with an exponent:
 
     L(R, S) = sum over the terms t of w_t * log(max(t, 1e-6))
 
@@ -28,8 +28,8 @@ def smoothed(R, smooth) -> np.ndarray:
 def fit_terms(R, S, N, Q, objectness, width=5, smooth=0.0) -> tuple[float, float, float, float, float]:
     """The terms of L for a PRM R and a proposal S of at least one pixel, all (H, W), in the order of `TERMS`.
 
-    mass: the sum of R over S, R `smoothed`; response: the mean of N over S; objectness: o; inside: the share of S that is
-    not background Q; contour: the sum of R over the contour of S, `width` pixels wide.
+    mass: the sum of R over S, R `smoothed`; response: the mean of N over S; objectness: o; inside: the share of S that
+    is not background Q; contour: the sum of R over the contour of S, `width` pixels wide.
     """
     R, S, N, Q = np.asarray(R, np.float64), np.asarray(S, bool), np.asarray(N, np.float64), np.asarray(Q, bool)
     if not R.shape == S.shape == N.shape == Q.shape:

@@ -1,7 +1,7 @@
 """Eq. 6 (Zhou et al., CVPR 2018, section 3.4) and the best proposal of a peak, in float64.
 
 Symbols: R (H, W) a Peak Response Map, sum 1; S (H, W) bool, a proposal's mask; S_hat its contour; Q (H, W) bool, the
-background mask; N (H, W) a class's response from 0 to 1. H x W is the network's input size. Positions are (row, column).
+background mask; N (H, W) a class's response from 0 to 1. H x W is the network's input size. Positions: (row, column).
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def contour(S, width=5) -> np.ndarray:
 def enlarged_response(M, shape) -> np.ndarray:
     """One class's response map M (h, w), not enlarged, from 0 to 1 at `shape` = (H, W) -> float64.
 
-    M is scaled by its own minimum and maximum, then enlarged bilinearly, corners not aligned. A constant map: 1 all over.
+    M is scaled by its own minimum and maximum, then enlarged bilinearly, corners not aligned. A constant map is 1.
     """
     M = np.asarray(M, np.float64)
     if not np.isfinite(M).all():
