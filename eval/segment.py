@@ -25,7 +25,7 @@ from .pictures.labels import label_image, rows_of, write_table, write_tiff
 from .pictures.memory import SteadyMemory
 from .pictures.pipeline import in_order, threads
 from .pictures.pixel_size import pixel_size
-from .proposals import open_proposals, proposals_for
+from .proposals import open_proposals, proposals_for, read_rated
 
 PRMS = 4  # shown in a panel
 
@@ -221,7 +221,7 @@ def _source(proposals: Path | None, files: Sequence[Path], limit: int, cache: Pa
         raise InputError(
             f"{proposals}: one file of proposals, but {len(files)} pictures; give a folder with NAME.json each"
         )
-    return lambda file, image: reader(str(file), image.shape[:2])[0]
+    return lambda file, image: read_rated(reader, str(file), image)
 
 
 def _stems(names: Sequence[str]) -> list[str]:

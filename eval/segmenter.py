@@ -16,7 +16,7 @@ from prm.accelerated.pretrained import open_model
 
 from .pictures.decoding import composed, to_rgb
 from .pictures.images import read_image
-from .proposals import proposals_for
+from .proposals import proposals_for, rated
 
 Picture = np.ndarray | Image.Image | str | Path
 
@@ -69,7 +69,8 @@ class Segmenter:
         """The answer for one picture, or a list of answers for a list of pictures.
 
         pictures : (H, W, 3) or (H, W) uint8 arrays, PIL's images as their pixels lie, or files, which are read upright
-        proposals : those of each picture at its own size; None generates them
+        proposals : those of each picture at its own size; None generates them. Without an objectness they get the
+            generator's where the choice needs one
 
         Raises InputError for what is no picture, and for proposals of another size.
         """
@@ -78,6 +79,9 @@ class Segmenter:
         arrays = [_array(picture) for picture in pictures]
         if proposals is None:
             proposals = [proposals_for(array, None, self.limit) for array in arrays]
+        elif self.algorithm.settings.choice == "fit":
+            proposals = [one if one.objectness is not None else rated(array, one)
+                         for array, one in zip(arrays, proposals, strict=True)]  # fmt: skip
         return self.algorithm(arrays, proposals)
 
 

@@ -13,7 +13,7 @@ import typer
 import prm
 from prm.accelerated.checkpoint import load_checkpoint
 from prm.eval.cli import app, shared
-from prm.eval.tuning.grid import GRID
+from prm.eval.tuning.grid import searched
 from prm.parity_tests.command import done, run
 
 COCO = pytest.importorskip("pycocotools.coco").COCO
@@ -81,9 +81,9 @@ def test_tune(place):
     before = load_checkpoint(place / "net").segmentation
     done("tune", "--data", "scenes", "-c", "net", "--every", 4, "--limit", 50, "--json", "tuned.json", cwd=place)
     figures = json.loads((place / "tuned.json").read_text())
-    assert figures["pictures"] == 3 and set(figures["chosen"]) == set(GRID)
+    assert figures["pictures"] == 3 and set(figures["chosen"]) == set(searched("eq6"))
     after = load_checkpoint(place / "net")
-    assert after.segmentation == before | figures["chosen"] and after.epoch == 2
+    assert after.segmentation == before | figures["chosen"] | {"choice": "eq6"} and after.epoch == 2
 
 
 def test_segment(place):

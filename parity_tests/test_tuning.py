@@ -25,7 +25,7 @@ from prm.eval.metrics import average_best_overlap, image_record, mean_average_pr
 from prm.eval.metrics.instances import ImageRecord
 from prm.eval.tuning import search as tuning
 from prm.eval.tuning.gather import gather
-from prm.eval.tuning.grid import CUTS, GRID, WEIGHTS, full_grid
+from prm.eval.tuning.grid import CUTS, GRID, WEIGHTS, full_grid, searched
 from prm.eval.tuning.search import halves, search
 from prm.eval.tuning.worth import _best, _kept, _mean_average_precision, _passing, _wanted, worth
 from prm.parity_tests import command
@@ -65,7 +65,8 @@ def problem():
         squares = np.zeros((10, 48, 48), bool)
         for square, (r, c, side) in zip(squares, rng.integers((0, 0, 4), (40, 40, 20), (10, 3))):
             square[r : r + side, c : c + side] = True
-        known[sample.image.tobytes()] = Proposals.from_masks(torch.from_numpy(np.array([*moved, *squares])))
+        made = Proposals.from_masks(torch.from_numpy(np.array([*moved, *squares])))
+        known[sample.image.tobytes()] = replace(made, objectness=torch.from_numpy(rng.random(len(made))))
     return segmenter, samples, lambda sample: known[sample.image.tobytes()]
 
 
@@ -118,13 +119,35 @@ def test_the_full_search_is_algorithm_1_under_each_setting(problem, pictures):
     rows = found.rows()
     assert len(rows) == 64 and len({row["mAP^r"] for row in rows}) > 10
     for row in rows[::7]:
-        wanted = straight(problem, replace(base, **{name: row[name] for name in GRID}))
+        wanted = straight(problem, replace(base, **{name: row[name] for name in searched("eq6")}))
         assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=1e-9), row
     assert found.reached["mAP^r"] == max(row["mAP^r"] for row in rows)
     ranks = rankdata([row["proxy"] for row in rows]), rankdata([row["ABO"] for row in rows])
     assert found.agreement()["ABO"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
-    assert found.chosen == {name: getattr(found.settings, name) for name in GRID}
+    assert found.chosen == {name: getattr(found.settings, name) for name in searched("eq6")}
     assert found.present == pytest.approx(straight(problem, base), abs=1e-9)
+
+
+FIT = {"weight_mass": (0.0, 0.5), "weight_response": (0.0, 2.0), "weight_objectness": (1.0,),
+       "weight_on_contour": (0.0, 0.25), "peak_threshold": (0.2, 0.6), "class_threshold": (0.45, 0.5)}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed_pixel", ["free", "prefer", "require"])
+def test_the_search_for_the_second_choice_too(problem, seed_pixel):
+    base = replace(problem[0].settings, choice="fit", seed_pixel=seed_pixel, smooth=0.05)
+    asked = with_settings(problem[0], base), *problem[1:]
+    found = search(gather(*asked, FIT), base, FIT)
+    rows = found.rows()
+    assert len(rows) == 32 and len({row["mAP^r"] for row in rows}) > 5
+    for row in rows[::3]:
+        wanted = straight(asked, replace(base, **{name: row[name] for name in searched("fit")}))
+        assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=1e-9), row
+    assert found.settings.choice == "fit" and set(found.chosen) == set(searched("fit"))
+    assert set(full_grid(base)) == set(searched("fit"))
+    with pytest.raises(InputError, match="alpha"):
+        full_grid(base, {"alpha": [1.0]})
+    with pytest.raises(InputError, match="all weights are 0"):
+        full_grid(base, {name: [0.0] for name in WEIGHTS["fit"]})
 
 
 @pytest.mark.parametrize(("objective", "iou"), [("ABO", 0.5), ("proxy", 0.5), ("mAP^r", 0.75)])
@@ -226,8 +249,8 @@ def hill(top: dict[str, float]):
     def figures(pictures, weights, cuts, iou=0.5, tick=lambda: None):
         far = np.zeros((len(weights), len(cuts)))
         for name, best in top.items():
-            if name in WEIGHTS:
-                values = np.array([triple[WEIGHTS.index(name)] for triple in weights])[:, None]
+            if name in WEIGHTS["eq6"]:
+                values = np.array([triple[WEIGHTS["eq6"].index(name)] for triple in weights])[:, None]
             else:
                 values = np.array([getattr(cut, name) for cut in cuts])[None]
             far = far + np.abs(values - best)
@@ -275,7 +298,8 @@ def test_how_flat_the_optimum_is(monkeypatch, pictures):
 def test_the_grid_holds_what_is_set_unless_values_are_given():
     grid = full_grid(SegmentationSettings(alpha=0.77), {"bias": [2.0, 1.0, 2.0]})
     assert 0.77 in grid["alpha"] and set(GRID["alpha"]) < set(grid["alpha"]) and grid["bias"] == (1.0, 2.0)
-    assert tuple(grid) == tuple(GRID) == (*WEIGHTS, *CUTS) and all(v == tuple(sorted(v)) for v in grid.values())
+    assert tuple(grid) == searched("eq6") == (*WEIGHTS["eq6"], *CUTS)
+    assert all(v == tuple(sorted(v)) for v in grid.values())
     grid = full_grid(SegmentationSettings(nms=0.4), {"class_threshold": [0.2, 0.4]}, "proxy")
     assert grid["nms"] == (0.4,) and grid["class_threshold"] == (0.2, 0.4) and len(grid["peak_threshold"]) > 1
 
@@ -360,7 +384,7 @@ def test_the_command_writes_the_setting_and_how_it_was_chosen(place, tmp_path):
     assert page["figures"]["mAP^r"] >= 0 and set(page["proxy_rank_correlation"]) <= {"mAP^r", "ABO"}
     after = load_checkpoint(place / "net")
     kept = {name: value for name, value in before.segmentation.items() if name != "peak_minimum"}
-    assert after.segmentation == kept | page["chosen"]
+    assert after.segmentation == kept | page["chosen"] | {"choice": "eq6"}
     assert after.figures["loss"] == 0.5
     assert after.figures["tuning"] == {
         "objective": "map", "iou": 0.5, "data": "scenes", "split": "train", "every": 1, "pictures": 4,
@@ -379,7 +403,7 @@ def test_the_command_without_masks(place, tmp_path):
     assert "proxy" in printed and "mAP^r" not in printed
     assert (place / "net" / "checkpoint.json").read_bytes() == page
     figures = json.loads(json_file.read_text())
-    assert figures["present"] == {name: getattr(SegmentationSettings(), name) for name in GRID}
+    assert figures["present"] == {name: getattr(SegmentationSettings(), name) for name in searched("eq6")}
     assert set(figures["figures"]) == {"proxy"} and figures["figures"]["proxy"] > 0
 
 

@@ -34,7 +34,7 @@ def proposals_command(
     instances and for small, medium and large ones; and the time a picture takes.
     """
     from ..datasets import open_dataset
-    from ..proposals import open_proposals, proposals_for
+    from ..proposals import open_proposals, proposals_for, read_rated
     from ..proposals.quality import (
         COUNTS,
         felzenszwalb_segments,
@@ -58,7 +58,7 @@ def proposals_command(
         sources["slic"] = lambda sample, limit: slic_segments(sample.image, limit)
     for path in proposals or []:
         reader = open_proposals(path, limit=counts[-1])
-        sources[path.name] = lambda sample, _, read=reader: read(sample.name, sample.image.shape[:2])[0]
+        sources[path.name] = lambda sample, _, reader=reader: read_rated(reader, sample.name, sample.image)
     rows = {}
     with progress_bar() as progress:
         for name, propose in sources.items():

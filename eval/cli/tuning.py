@@ -63,9 +63,19 @@ def tune(
         typer.Option("--against-defaults", help="Start from prm's defaults and compare with them, not with what the "
                      "checkpoint holds, which may have been tuned before."),
     ] = False,
+    choice: Annotated[
+        str | None,
+        typer.Option(metavar="eq6|fit", help="Which way to choose proposals to tune, and to write into the checkpoint: "
+                     "eq6 by alpha, beta-area and bias, fit by the weights. Default: the checkpoint's."),
+    ] = None,
     alpha: _values("alpha") = None,
     beta_area: _values("beta_area") = None,
     bias: _values("bias") = None,
+    weight_mass: _values("weight_mass") = None,
+    weight_response: _values("weight_response") = None,
+    weight_objectness: _values("weight_objectness") = None,
+    weight_inside: _values("weight_inside") = None,
+    weight_on_contour: _values("weight_on_contour") = None,
     peak_threshold: _values("peak_threshold") = None,
     class_threshold: _values("class_threshold") = None,
     nms: _values("nms") = None,
@@ -85,25 +95,30 @@ def tune(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Choose alpha, beta and bias of Eq. 6, the peak and class thresholds and the suppression by a full search, and
-    write them into the checkpoint. Judge the result on other pictures than these; --halves does so by itself.
+    """Choose alpha, beta and bias of Eq. 6, or the weights of the second choice, the peak and class thresholds and the
+    suppression by a full search, and write them into the checkpoint. Judge the result on other pictures than these;
+    --halves does so by itself.
     """  # fmt: skip
     from ..proposals import Source
     from ..tuning import search as tuning
     from ..tuning.gather import gather
-    from ..tuning.grid import GRID, OBJECTIVES, WEIGHTS, full_grid
+    from ..tuning.grid import OBJECTIVES, WEIGHTS, full_grid, searched
 
     started = time.perf_counter()
     check_one_of("--objective", [objective], OBJECTIVES)
-    given = {"alpha": alpha, "beta_area": beta_area, "bias": bias, "peak_threshold": peak_threshold,
-             "class_threshold": class_threshold, "nms": nms}  # fmt: skip
+    given = {"alpha": alpha, "beta_area": beta_area, "bias": bias, "weight_mass": weight_mass,
+             "weight_response": weight_response, "weight_objectness": weight_objectness,
+             "weight_inside": weight_inside, "weight_on_contour": weight_on_contour,
+             "peak_threshold": peak_threshold, "class_threshold": class_threshold, "nms": nms}  # fmt: skip
     given = {name: _numbers(name, text) for name, text in given.items() if text is not None}
     for file in (plot, json_file):
         if file is not None:
             make_folder(file.parent)
-    segmenter, found, dataset = open_with_data(checkpoint, data, split, device)
+    chosen_by = {} if choice is None else {"choice": choice}
+    segmenter, found, dataset = open_with_data(checkpoint, data, split, device, **chosen_by)
     if against_defaults:
-        usual = {name: getattr(SegmentationSettings(), name) for name in ("peak_minimum", *GRID)}
+        names = ("peak_minimum", *searched(segmenter.settings.choice))
+        usual = {name: getattr(SegmentationSettings(), name) for name in names}
         segmenter.settings = replace(segmenter.settings, **usual)
     grid = full_grid(segmenter.settings, given, OBJECTIVES[objective])
     source = Source(proposals, limit, cache)()
@@ -111,10 +126,11 @@ def tune(
     if objective != "proxy":
         check_masks(samples, data, f"tuning by --objective {objective} (proxy needs none)")
     with progress_bar() as progress:
-        task = progress.add_task("gathering the sums of Eq. 6", total=len(samples))
+        task = progress.add_task("gathering the pictures' sums", total=len(samples))
         pictures = gather(segmenter, samples, source, grid, lambda: progress.advance(task))
         gathered = time.perf_counter()
-        task = progress.add_task("searching", total=math.prod(len(grid[name]) for name in WEIGHTS))
+        tuples = math.prod(len(grid[name]) for name in WEIGHTS[segmenter.settings.choice])
+        task = progress.add_task("searching", total=tuples)
         how = (segmenter.settings, grid, OBJECTIVES[objective], iou, extend, tuple(given))
         result = tuning.search(pictures, *how, tick=lambda: _tick(progress, task))
         searched = time.perf_counter()
@@ -159,6 +175,7 @@ def _write(path: Path, found, result, basis: dict) -> None:
     page = path / "checkpoint.json" if path.is_dir() else path
     # A peak threshold has taken the place of an absolute one.
     kept = {name: value for name, value in found.segmentation.items() if name != "peak_minimum"}
+    kept["choice"] = result.settings.choice
     chosen = basis | {"present": result.present, "chosen": result.reached}
     save_checkpoint(
         replace(found, segmentation=kept | result.chosen, figures=found.figures | {"tuning": chosen}), page

@@ -1,10 +1,11 @@
 """Generated proposals kept on disk, found again by the picture's content and the settings."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
@@ -12,7 +13,7 @@ from prm.accelerated.retrieval import Proposals
 from .formats import npz
 from .grouping import VERSION, GroupingSettings, check, generate
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def proposals_for(
@@ -50,6 +51,7 @@ def _key(image: np.ndarray, limit: int, settings: GroupingSettings) -> str:
 def _load(path: Path, shape: tuple[int, int]) -> Proposals | None:
     """The proposals in a file, or None if there is none or it does not hold any of this picture's size."""
     try:
-        return npz.read(path, shape)[0]
+        proposals, objectness = npz.read(path, shape)
+        return None if objectness is None else replace(proposals, objectness=torch.from_numpy(objectness))
     except InputError:
         return None

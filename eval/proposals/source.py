@@ -4,9 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from prm.accelerated.retrieval import Proposals
+
 from .cache import proposals_for
 from .grouping import VERSION as GENERATOR
-from .reading import open_proposals
+from .grouping import rated
+from .reading import Reader, open_proposals
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,14 @@ class Source:
         if self.path is None:
             return lambda sample: proposals_for(sample.image, self.cache, self.limit)
         reader = open_proposals(self.path, limit=self.limit)
-        return lambda sample: reader(sample.name, sample.image.shape[:2])[0]
+        return lambda sample: read_rated(reader, sample.name, sample.image)
 
     def description(self) -> dict:
         made = {"generator": GENERATOR} if self.path is None else {"files": str(self.path)}
         return made | {"limit": self.limit}
+
+
+def read_rated(reader: Reader, name: str, image: np.ndarray) -> Proposals:
+    """A picture's proposals from a file, with an objectness; see `grouping.rated`."""
+    proposals, scores = reader(name, image.shape[:2])
+    return rated(image, proposals, scores)

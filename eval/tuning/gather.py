@@ -25,6 +25,7 @@ class Picture:
     rules : which peaks pass a class threshold, or an absolute peak threshold: (class_threshold, peak_minimum) -> (P,)
     fitted : the sums of Eq. 6 of each peak with each proposal, on the CPU
     inside, contour : (P, K) float64, of these R over S and R over contour(S)
+    confidence : (P,) float64, probability of each peak's class
     present : (P,) bool, whether the picture is labelled with the peak's class
     truth, true_labels : G true masks and (G,) their classes; None where there are none to compare with
     """
@@ -35,6 +36,7 @@ class Picture:
     fitted: Fit
     inside: np.ndarray
     contour: np.ndarray
+    confidence: np.ndarray
     present: np.ndarray
     truth: Proposals | None
     true_labels: np.ndarray | None
@@ -82,11 +84,13 @@ def _picture(segmenter: Segmenter, sample, proposals: Proposals, rules: Sequence
         passing[rule.class_threshold, rule.peak_minimum] = passes.cpu().numpy()
     fitted = fit(found, proposals, segmenter.settings).to("cpu")
     inside, contour, _ = (part.copy() for part in np.moveaxis(fitted.sums.numpy(), 2, 0))
+    confidence = found.scores.double().sigmoid()[found.peaks[:, 0]].cpu().numpy()
     # Of Q, which depends on the bias, the maps are kept.
     fitted = replace(fitted, sums=fitted.sums.new_empty(0))
     labels = found.peaks[:, 0].cpu().numpy()
     return Picture(
         labels=labels, share=found.share.cpu().numpy(), rules=passing, fitted=fitted, inside=inside, contour=contour,
+        confidence=confidence,
         present=np.isin(labels, sample.labels),
         truth=None if sample.masks is None else Proposals.from_masks(sample.masks),
         true_labels=sample.mask_labels,

@@ -18,7 +18,7 @@ from prm import InputError
 from prm.accelerated import SegmentationSettings
 
 from .gather import Picture
-from .grid import CUTS, OBJECTIVES, WEIGHTS
+from .grid import CUTS, OBJECTIVES, WEIGHTS, searched
 from .worth import worth
 
 POINT = 0.01
@@ -118,7 +118,7 @@ def search(
     pictures: from `gather`, with at least this grid's thresholds. settings: the present ones; what is not in the grid
     stays as it is there, but a peak threshold replaces an absolute one. objective: "mAP^r", "ABO" or "proxy". iou: for
     mAP^r. steps: how often a weight of Eq. 6 of which the best lies `at_edge` gets another value beyond; but not
-    those in `fixed`. tick: called after every triple of weights.
+    those in `fixed`. tick: called after every tuple of weights.
     Raises InputError for no picture, an unknown objective, and for figures of masks where a picture has none.
     """
     if not pictures:
@@ -129,20 +129,21 @@ def search(
         raise InputError(f"{objective} needs instance masks; without any, choose the proxy")
     present = _worth_of(pictures, settings, iou)
     base = replace(settings, peak_minimum=None)
-    grid = {name: tuple(grid.get(name, (getattr(base, name),))) for name in (*WEIGHTS, *CUTS)}
+    weights = WEIGHTS[base.choice]
+    grid = {name: tuple(grid.get(name, (getattr(base, name),))) for name in searched(base.choice)}
     cuts = [replace(base, **dict(zip(CUTS, values))) for values in itertools.product(*(grid[name] for name in CUTS))]
     known: dict[tuple, dict[str, np.ndarray]] = {}
     for step in range(steps + 1):
-        triples = list(itertools.product(*(grid[name] for name in WEIGHTS)))
-        new = [triple for triple in triples if triple not in known]
+        tuples = list(itertools.product(*(grid[name] for name in weights)))
+        new = [one for one in tuples if one not in known]
         figures = worth(pictures, new, cuts, iou, tick)
-        known |= {triple: {name: array[k] for name, array in figures.items()} for k, triple in enumerate(new)}
+        known |= {one: {name: array[k] for name, array in figures.items()} for k, one in enumerate(new)}
         shape = [len(values) for values in grid.values()]
-        figures = {name: np.array([known[triple][name] for triple in triples]).reshape(shape) for name in figures}
+        figures = {name: np.array([known[one][name] for one in tuples]).reshape(shape) for name in figures}
         best = _least_changed(figures[objective], grid, base)
         chosen = {name: values[k] for (name, values), k in zip(grid.items(), best)}
         found = Search(grid, figures, objective, best, replace(base, **chosen), settings, present)
-        edges = {name: edge for name, edge in found.at_edge().items() if name in WEIGHTS and name not in fixed}
+        edges = {name: edge for name, edge in found.at_edge().items() if name in weights and name not in fixed}
         if not edges or step == steps:
             return found
         grid = grid | {name: _extended(grid[name], edge) for name, edge in edges.items()}
@@ -188,5 +189,5 @@ def halves(pictures: Sequence[Picture], settings: SegmentationSettings, *argumen
 
 def _worth_of(pictures: Sequence[Picture], settings: SegmentationSettings, iou: float) -> dict[str, float]:
     """The figures of one setting."""
-    figures = worth(pictures, [tuple(getattr(settings, name) for name in WEIGHTS)], [settings], iou)
+    figures = worth(pictures, [tuple(getattr(settings, name) for name in WEIGHTS[settings.choice])], [settings], iou)
     return {name: float(array[0, 0]) for name, array in figures.items()}

@@ -12,12 +12,19 @@ from prm.files import atomic_write
 
 from .search import Search
 
-PAIRS = (("beta_area", "alpha"), ("beta_area", "bias"), ("peak_threshold", "nms"))
-CURVES = ("peak_threshold", "bias", "class_threshold")
+PAIRS = {
+    "eq6": (("beta_area", "alpha"), ("beta_area", "bias"), ("peak_threshold", "nms")),
+    "fit": (("weight_mass", "weight_response"), ("weight_inside", "weight_on_contour"), ("peak_threshold", "nms")),
+}
+CURVES = {
+    "eq6": ("peak_threshold", "bias", "class_threshold"), "fit": ("peak_threshold", "weight_mass", "weight_response")
+}  # fmt: skip
 LABELS = {
     "alpha": "alpha", "beta_area": "beta, per picture area", "bias": "bias of the background mask",
     "peak_threshold": "peak threshold, share of the strongest", "class_threshold": "class threshold, probability",
-    "nms": "suppression, mask IoU",
+    "nms": "suppression, mask IoU", "weight_mass": "weight of the mass inside",
+    "weight_response": "weight of the mean response", "weight_objectness": "weight of objectness",
+    "weight_inside": "weight of what is not background", "weight_on_contour": "weight of the mass on the contour",
 }  # fmt: skip
 
 
@@ -32,10 +39,10 @@ def surface(found: Search, path: str | os.PathLike, title: str = "") -> None:
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     rows = figure.subplots(2, 3)
     low, high = found.figures[found.objective].min(), found.figures[found.objective].max()
-    for axes, pair in zip(rows[0], PAIRS):
+    for axes, pair in zip(rows[0], PAIRS[found.settings.choice]):
         image = _map(axes, found, *pair, low * _scale(found), high * _scale(found))
     figure.colorbar(image, ax=rows[0].tolist(), label=_name(found), shrink=0.9)
-    for axes, name in zip(rows[1], CURVES):
+    for axes, name in zip(rows[1], CURVES[found.settings.choice]):
         _curve(axes, found, name)
     rows[1][-1].legend(frameon=False, fontsize=9)
     if title:

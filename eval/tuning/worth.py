@@ -28,6 +28,7 @@ from numba import njit
 
 from prm import InputError
 from prm.accelerated import SegmentationSettings
+from prm.accelerated.retrieval import all_terms, best_fit, candidates, log_linear
 
 from .gather import Picture
 from .grid import OBJECTIVES
@@ -35,10 +36,10 @@ from .grid import OBJECTIVES
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """A picture's best proposals under each of W triples of weights, U proposals in all.
+    """A picture's best proposals under each of W tuples of weights, U proposals in all.
 
-    at : (W, P) int32 index into the U proposals
-    values : (W, P) float64, Eq. 6
+    at : (W, P) int32 index into the U proposals; of a peak that has none, any
+    values : (W, P) float64, the instances' scores; -inf where a peak has no proposal
     overlaps : (U, U) float64, of the proposals with each other
     true_overlaps : (U, G) float64, with the true instances
     information : (P, U) float64, each peak's part of the proxy
@@ -51,18 +52,13 @@ class Choices:
     information: np.ndarray
 
 
-def _choices(picture: Picture, weights: Sequence[tuple[float, float, float]]) -> Choices | None:
+def _choices(picture: Picture, weights: Sequence[tuple], settings: SegmentationSettings) -> Choices | None:
     """None where the picture has no peak, or no proposal that is allowed."""
-    fitted, allowed = picture.fitted, picture.fitted.allowed.numpy()
-    if not len(picture.labels) or not allowed.any():
+    fitted = picture.fitted
+    if not len(picture.labels) or not fitted.allowed.any():
         return None
-    choices = np.empty((len(weights), len(picture.labels)), np.int64)
-    values = np.empty(choices.shape)
-    area, of = fitted.masks.height * fitted.masks.width, fitted.of.numpy()
-    by_bias = {bias: fitted.over_background(bias).numpy() for bias in {bias for _, _, bias in weights}}
-    for k, (alpha, beta_area, bias) in enumerate(weights):
-        _best(picture.inside, picture.contour, by_bias[bias], of, allowed, alpha, beta_area / area, choices[k],
-              values[k])  # fmt: skip
+    area = fitted.masks.height * fitted.masks.width
+    choices, values = (_by_fit if settings.choice == "fit" else _by_eq6)(picture, weights, settings)
     chosen, at = np.unique(choices, return_inverse=True)
     some = fitted.proposals.select(torch.from_numpy(chosen))
     fraction = fitted.masks.areas().numpy()[chosen] / area
@@ -74,6 +70,36 @@ def _choices(picture: Picture, weights: Sequence[tuple[float, float, float]]) ->
         np.zeros((len(chosen), 0)) if picture.truth is None else some.ious(picture.truth).numpy(),
         information * picture.weight[:, None],
     )  # fmt: skip
+
+
+def _by_eq6(picture: Picture, weights: Sequence[tuple], settings) -> tuple[np.ndarray, np.ndarray]:
+    """Each peak's proposal and score under every (alpha, beta_area, bias), (W, P) each."""
+    fitted, allowed = picture.fitted, picture.fitted.allowed.numpy()
+    choices = np.empty((len(weights), len(picture.labels)), np.int64)
+    values = np.empty(choices.shape)
+    area, of = fitted.masks.height * fitted.masks.width, fitted.of.numpy()
+    by_bias = {bias: fitted.over_background(bias).numpy() for bias in {bias for _, _, bias in weights}}
+    for k, (alpha, beta_area, bias) in enumerate(weights):
+        _best(picture.inside, picture.contour, by_bias[bias], of, allowed, alpha, beta_area / area, choices[k],
+              values[k])  # fmt: skip
+    return choices, values
+
+
+def _by_fit(picture: Picture, weights: Sequence[tuple], settings) -> tuple[np.ndarray, np.ndarray]:
+    """As `_by_eq6`, under every tuple of the second choice's weights; -inf for a peak without a candidate."""
+    fitted, found = picture.fitted, picture.fitted.factors
+    sums = torch.from_numpy(np.stack([picture.inside, picture.contour], axis=2))
+    terms = all_terms(found, sums, fitted.over_background(settings.bias)[fitted.of], fitted.of)
+    may = candidates(found, fitted.allowed, settings.seed_pixel)
+    choices, values = [], []
+    for tried in weights:
+        choice = best_fit(terms, may, tried)
+        at = choice.clamp(min=0)
+        L = log_linear(terms.gather(1, at[:, None, None].expand(-1, 1, terms.shape[2]))[:, 0], tried)
+        value = torch.from_numpy(picture.confidence) * (L / sum(tried)).exp()
+        choices.append(at.numpy())
+        values.append(torch.where(choice >= 0, value, -torch.inf).numpy())
+    return np.array(choices), np.array(values)
 
 
 @njit(cache=True)
@@ -170,19 +196,20 @@ def _mean_average_precision(labels, wanted, kept, positives, true):
 
 def worth(
     pictures: Sequence[Picture],
-    weights: Sequence[tuple[float, float, float]],
+    weights: Sequence[tuple],
     cuts: Sequence[SegmentationSettings],
     iou: float = 0.5,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """The figures of every one of W triples (alpha, beta_area, bias) with every one of T `cuts`, (W, T) float64 each.
+    """The figures of every one of W tuples of weights with every one of T `cuts`, (W, T) float64 each.
 
-    cuts: settings of which the thresholds and the suppression count. iou: the overlap from which mAP^r has a hit.
-    tick: called after every triple. Returns "mAP^r", "ABO" (only where all pictures have masks) and "proxy".
+    weights: each as `grid.WEIGHTS` names them for the settings' choice. cuts: settings of which the thresholds and the
+    suppression count. iou: the overlap from which mAP^r has a hit.
+    tick: called after every tuple. Returns "mAP^r", "ABO" (only where all pictures have masks) and "proxy".
     """
     masks = all(picture.truth is not None for picture in pictures)
     nms = np.array([cut.nms for cut in cuts])
-    choices = [_choices(picture, weights) for picture in pictures]
+    choices = [_choices(picture, weights, cuts[0]) for picture in pictures]
     live = [(picture, c, _passing(picture, cuts)) for picture, c in zip(pictures, choices) if c is not None]
     true_labels = np.concatenate([np.zeros(0, np.int64), *(p.true_labels for p in pictures)]) if masks else ()
     labels = np.concatenate([np.zeros(0, np.int64), *(p.labels for p, _, _ in live)])
@@ -194,6 +221,7 @@ def worth(
         for picture, c, passes in live:
             at, mine = c.at[w], slice(start, start + len(picture.labels))
             order = np.argsort(-c.values[w], kind="stable")
+            passes = passes & np.isfinite(c.values[w])
             _kept(order, at, picture.labels, c.overlaps, passes, nms, cuts[0].nms_per_class, kept[:, mine])
             information += kept[:, mine] @ c.information[np.arange(len(at)), at]
             if masks:

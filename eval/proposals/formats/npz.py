@@ -16,7 +16,7 @@ _ARRAYS = ("starts", "ends", "offsets")
 
 
 def read(path: Path, shape: Sequence[int], limit: int | None = None) -> tuple[Proposals, np.ndarray | None]:
-    """A picture's proposals and their scores, (K,) float64 or None: `scores` (K,) may be added to what `write` writes.
+    """A picture's proposals and their scores, (K,) float64 or None where the file has no `scores`.
 
     shape: the picture's (H, W). limit: only the first so many, by score where the file has scores. Raises InputError,
     naming the file, for anything else than such a file, and for proposals of another size.
@@ -42,9 +42,11 @@ def read(path: Path, shape: Sequence[int], limit: int | None = None) -> tuple[Pr
 
 
 def write(path: Path, proposals: Proposals) -> None:
-    """Write proposals so that `read` gives them back; the file appears whole or not at all."""
+    """Write proposals so that `read` gives them back, objectness as scores; the file appears whole or not at all."""
     # Positions fit 32 bits in all but giant pictures.
     dtype = np.uint32 if proposals.height * proposals.width < 1 << 32 else np.int64
     arrays = {name: getattr(proposals, name).cpu().numpy().astype(dtype) for name in _ARRAYS}
+    if proposals.objectness is not None:
+        arrays["scores"] = proposals.objectness.cpu().numpy()
     size = np.array([proposals.height, proposals.width])
     atomic_write(path, lambda file: np.savez_compressed(file, shape=size, **arrays))

@@ -14,6 +14,6 @@ Nothing here is learned from masks. The few numbers of the ranking were set by h
 COCO photographs with masks; `proposals.quality` measures what comes out, on the other half.
 """
 
-from .generator import VERSION, GroupingSettings, check, generate
+from .generator import VERSION, GroupingSettings, check, generate, rated
 
-__all__ = ["VERSION", "GroupingSettings", "check", "generate"]
+__all__ = ["VERSION", "GroupingSettings", "check", "generate", "rated"]

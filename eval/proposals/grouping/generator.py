@@ -1,9 +1,10 @@
 """From a picture to its proposals: the sources of regions, and the choice among them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.ndimage as ndi
+import torch
 from skimage.color import rgb2hsv, rgb2lab
 from skimage.transform import resize
 
@@ -14,6 +15,7 @@ from prm.accelerated.retrieval import Proposals
 from .hierarchies import hierarchies
 from .layers import Picture
 from .level_sets import level_sets
+from .objectness import objectness
 from .ranking import rank
 
 # Raised whenever the same settings give other proposals than before; part of the cache's key. (It was not when giant
@@ -56,7 +58,8 @@ def generate(image: np.ndarray, limit: int = 1000, settings: GroupingSettings | 
     """Segment proposals for a picture, the most promising first.
 
     image: (H, W, 3) uint8, RGB. limit: at most so many proposals; up to settings.candidates, a smaller limit gives
-    the beginning of the same list. Returns masks of H x W. The same picture and settings give the same proposals.
+    the beginning of the same list. Returns masks of H x W with their `objectness`. The same picture and settings give
+    the same proposals.
     Raises InputError for any other array.
     """
     check(image, limit)
@@ -68,7 +71,22 @@ def generate(image: np.ndarray, limit: int = 1000, settings: GroupingSettings | 
     picture = Picture(smooth, _edge_strength(smooth), keys)
     layers = level_sets(picture, settings) + hierarchies(lab, hsv, picture, settings)
     chosen = rank(layers, limit, picture, settings)
-    return chosen.resized(*image.shape[:2])
+    return replace(chosen, objectness=objectness(255 * small, chosen)).resized(*image.shape[:2])
+
+
+def rated(image: np.ndarray, proposals: Proposals, scores: np.ndarray | None = None) -> Proposals:
+    """Proposals that others made, with an objectness: their own scores (K,), or else what `objectness` measures.
+
+    Scores that do not all lie in 0..1 are scaled from their least and greatest to 0 and 1; all equal ones to 1.
+    """
+    if scores is None:
+        small = _working_image(image, GroupingSettings.max_side)
+        return replace(proposals, objectness=objectness(255 * small, proposals.resized(*small.shape[:2])))
+    known = torch.from_numpy(np.asarray(scores, np.float64))
+    if len(known) and not (known.min() >= 0 and known.max() <= 1):
+        span = known.max() - known.min()
+        known = (known - known.min()) / span if span > 0 else torch.ones_like(known)
+    return replace(proposals, objectness=known)
 
 
 def check(image: np.ndarray, limit: int) -> None:

@@ -2,8 +2,8 @@
 
 Nothing is learned from masks. For a proposal S, of A pixels, whose outline has L pixel sides inside the picture:
 
-    contrast    t = |mean colour in S - mean colour in the ring| / (5 + sqrt(the variances' sum)), colours 0..255, the ring
-                being what a dilation by a square of RING pixels adds to S; variances are summed over the channels
+    contrast    t = |mean colour in S - mean colour in the ring| / (5 + sqrt(the variances' sum)), colours 0..255, the
+                ring being what a dilation by a square of RING pixels adds to S; variances summed over the channels
     compactness c = 4 pi A / (pi / 4 * L)^2, at most 1: pi / 4 * L is the length of a circle's outline
     rank        r = log(20) / log(20 + place), place counting from 0 in the order that the proposals came in
     objectness  o = x / (1 + x), x = t * c * r
