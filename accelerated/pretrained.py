@@ -40,7 +40,8 @@ RARE = -3.5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pictures by channel, as most networks are trained on them."""
 SETTINGS = {"size": 448, "image_threshold": 0.005, "peak_threshold": 0.5, "alpha": 2.0, "beta_area": 20.0, "bias": 1.5,
-            "nms": 0.2}  # fmt: skip
+            "nms": 0.3, "choice": "fit", "weight_mass": 1.0, "weight_response": 2.0, "weight_objectness": 0.25,
+            "weight_on_contour": 0.2}  # fmt: skip
 """What suits a network of ImageNet on photographs, where prm's own defaults do not; docs/photographs.md says why."""
 
 
