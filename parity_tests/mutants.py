@@ -30,6 +30,7 @@ CONVOLUTION, LINEAR = f"{BACK}/rules/convolution.py", f"{BACK}/rules/linear.py"
 MAX_POOL, JOINING, MOVING = (f"{BACK}/rules/{name}.py" for name in ("pooling", "joining", "moving"))
 KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "accelerated/kernels/peak_backprop.py"
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
+FIT, REF_FIT = "accelerated/retrieval/log_linear.py", "reference/retrieval/log_linear.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
 RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop/layers.py"
@@ -274,6 +275,23 @@ MUTANTS = (
             (SUPPRESS, "        if losers:\n", "        if len(losers) > 99:\n")),
     _mutant("per class ignored", "retrieval",
             (SUPPRESS, "(label[i] == label[k] or not per_class)", "(label[i] == label[k] or True)")),
+    # ---- the second choice, fast path
+    _mutant("a sum for the mean response", "retrieval",
+            (FIT, "run_sums(N.flatten(1), *runs) / area.clamp(min=1)", "run_sums(N.flatten(1), *runs)")),
+    _mutant("a term's floor too high", "retrieval", (FIT, "LEAST = 1e-6", "LEAST = 1e-2")),
+    _mutant("background counts as inside", "retrieval",
+            (FIT, "inside = 1 - over_background", "inside = over_background")),
+    _mutant("the mass inside for that on the contour", "retrieval",
+            (FIT, "inside, sums[..., 1]], dim=2)", "inside, sums[..., 0]], dim=2)")),
+    _mutant("smoothing ends at the border", "retrieval", (FIT, 'mode="symmetric"', 'mode="edge"')),
+    _mutant("a mask holds the pixel after its run", "retrieval",
+            (FIT, "masks.ends[run.clamp(min=0)] > positions", "masks.ends[run.clamp(min=0)] >= positions")),
+    _mutant("preferred is required", "retrieval",
+            (FIT, 'if seed_pixel == "require":', 'if seed_pixel != "free":')),
+    _mutant("weights of two terms exchanged", "retrieval",
+            (FIT, 'WEIGHTS = ("mass", "response",', 'WEIGHTS = ("response", "mass",')),
+    _mutant("a confidence that is not divided by the weights", "retrieval",
+            ("accelerated/retrieval/choice.py", " / (sum(weights) or 1)).exp()", ").exp()")),
     # ---- kernels: peak pooling
     _mutant("upper median", "kernels_peak_stimulation",
             (KERNELS_POOL, "rank = (size - 1) // 2  #", "rank = size // 2  #")),
@@ -369,6 +387,12 @@ MUTANTS = (
     _mutant("suppression in the order given", "retrieval",
             (REF_ALGORITHM, "(-one.score, one.label, *one.peak)", "-one.score")),
     _mutant("last of equal proposals", "retrieval", (REF_RANK, "value > best[1]", "value >= best[1]")),
+    _mutant("the mean response of the picture", "retrieval", (REF_FIT, "N[S].mean()", "N.mean()")),
+    _mutant("smoothed by the longer side", "retrieval", (REF_FIT, "smooth * min(R.shape)", "smooth * max(R.shape)")),
+    _mutant("last of equal L", "retrieval", (REF_FIT, "value > best[0]", "value >= best[0]")),
+    _mutant("required is preferred", "retrieval",
+            (REF_FIT, 'if seed_pixel == "require" or (seed_pixel == "prefer" and holding):', "if holding:")),
+    _mutant("a score that is not divided by the weights", "retrieval", (REF_FIT, "L / np.sum(weights)", "L")),
     _mutant("pixel corners for centres", "retrieval",
             (REF_RANK, "((2 * np.arange(out) + 1) * size) // (2 * out)", "(np.arange(out) * size) // out")),
     # ---- both sides: parity cannot see these

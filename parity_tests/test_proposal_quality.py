@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,3 +152,19 @@ def test_photographs():
     samples = (dataset[i] for i in list(half_indices(len(dataset), "odd"))[:3])
     answer = proposal_quality(samples, found_here, counts=(200, 1000))
     assert answer["sizes"]["all"]["ABO"][1] >= 0.4
+
+
+def test_how_well_objectness_ranks():
+    shape = (40, 40)
+    truth = np.stack([box(shape, 0, 0, 10, 10), box(shape, 20, 20, 30, 30)])
+    found = replace(encoded([box(shape, 30, 0, 40, 10)] * 9 + [truth[0], box(shape, 15, 20, 25, 30), truth[1]]),
+                    objectness=torch.tensor([0.6] * 9 + [0.9, 0.5, 0.1], dtype=torch.float64))  # fmt: skip
+    answer = proposal_quality([sample(truth)], lambda *_: found, counts=(12,))
+    # of the first ten by objectness one is right, and the wrong ones come before the one that is half right
+    assert answer["objectness"]["counts"] == [10, 50, 200] and answer["objectness"]["recall_0.5"] == [0.5, 1.0, 1.0]
+    assert -0.5 < answer["objectness"]["rank_correlation"] < 0.5
+    assert "by falling objectness 0.500 of 10, 1.000 of 50" in quality_table({"mine": answer})
+    right = replace(found, objectness=found.ious(encoded(truth)).amax(1))
+    assert proposal_quality([sample(truth)], lambda *_: right, (12,))["objectness"]["rank_correlation"] == 1.0
+    unknown = replace(found, objectness=None)
+    assert "objectness" not in proposal_quality([sample(truth)], lambda *_: unknown, counts=(12,))

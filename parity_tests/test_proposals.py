@@ -1,5 +1,7 @@
 """Segment proposals: the built-in generator on drawn pictures, and the cache."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from scipy import ndimage as ndi
 from prm import InputError
 from prm.accelerated.retrieval import Proposals
 from prm.eval.proposals import cache
-from prm.eval.proposals.grouping import GroupingSettings, generate, layers, ranking
+from prm.eval.proposals.grouping import GroupingSettings, generate, layers, ranking, rated
 from prm.eval.proposals.grouping.hierarchies import hierarchies
 from prm.eval.proposals.grouping.level_sets import level_sets
+from prm.eval.proposals.grouping.objectness import objectness
 from prm.eval.proposals.grouping.superpixels import superpixels
 
 # The least work; for tests that are not about quality.
@@ -56,7 +59,7 @@ def coloured_things():
 
 def same(a, b):
     return (a.height, a.width) == (b.height, b.width) and all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("starts", "ends", "offsets")
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("starts", "ends", "offsets", "objectness")
     )
 
 
@@ -228,3 +231,66 @@ def test_cache_tells_apart(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
     cache.proposals_for(np.asfortranarray(image), tmp_path, 10)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+# ---- objectness
+
+
+def literal_objectness(image, mask, place):
+    """As the module's page says it, with dense masks."""
+    ring = ndi.binary_dilation(mask, np.ones((9, 9), bool)) & ~mask
+    if not mask.any() or not ring.any():
+        return 0.0
+    inside, around = image[mask].astype(float), image[ring].astype(float)
+    deviation = np.sqrt(inside.var(0).sum() + around.var(0).sum())
+    contrast = np.linalg.norm(inside.mean(0) - around.mean(0)) / (5 + deviation)
+    sides = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+    x = contrast * min(1, 64 * mask.sum() / (np.pi * sides**2)) * np.log(20) / np.log(20 + place)
+    return x / (1 + x)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_objectness_is_what_its_page_says(seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 24, 2)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    masks = rng.random((6, height, width)) < rng.choice([0, 0.1, 0.5, 0.9, 1])
+    masks[::2] = ndi.binary_opening(masks[::2], np.ones((1, 2, 2), bool))
+    found = objectness(image, Proposals.from_masks(torch.from_numpy(masks))).numpy()
+    assert found == pytest.approx([literal_objectness(image, mask, k) for k, mask in enumerate(masks)], abs=1e-9)
+
+
+def test_a_disc_on_even_ground_is_more_a_thing_than_its_half_or_its_surroundings():
+    rows, columns = np.mgrid[:60, :80]
+    disc = (rows - 30) ** 2 + (columns - 40) ** 2 < 15**2
+    image = np.where(disc[..., None], (200, 120, 40), (60, 60, 60)).astype(np.uint8)
+    lattice = disc & ((rows + columns) % 3 > 0)
+    masks = np.stack([disc & (rows < 30), disc, lattice, (abs(rows - 30) < 25) & (abs(columns - 40) < 35), disc])
+    found = objectness(image, Proposals.from_masks(torch.from_numpy(masks))).tolist()
+    # of two that are the same the earlier one is a little more: who made them thought so
+    assert max(found) == found[1] > found[4] > max(found[0], found[2], found[3])
+
+
+def test_proposals_of_others_are_rated():
+    image = coloured_things()[0]
+    made = generate(image, 20, QUICK)
+    assert made.objectness.shape == (20,) and 0 < made.objectness.min() < made.objectness.max() < 1
+    bare = Proposals(made.height, made.width, made.starts, made.ends, made.offsets)
+    assert torch.equal(rated(image, bare).objectness, made.objectness)
+    for scores, wanted in (([0.5, 1.0], [0.5, 1.0]), ([-1.0, 3.0], [0.0, 1.0]), ([7.0, 7.0], [1.0, 1.0])):
+        assert rated(image, bare.select([0, 1]), np.array(scores)).objectness.tolist() == wanted
+    none = bare.select([])
+    assert len(rated(image, none, np.zeros(0)).objectness) == len(rated(image, none).objectness) == 0
+
+
+def test_objectness_stays_with_its_mask():
+    bare = Proposals.from_masks(torch.eye(3, dtype=torch.bool)[:, None])
+    masks = replace(bare, objectness=torch.tensor([0.1, 0.2, 1]))
+    assert masks.select([2, 0]).objectness.tolist() == pytest.approx([1, 0.1])
+    assert torch.equal(masks.resized(2, 9).objectness, masks.objectness)
+    assert Proposals.concatenate([masks, masks]).objectness.shape == (6,)
+    assert Proposals.concatenate([masks, Proposals.from_masks(masks.masks())]).objectness is None
+    assert masks.contours(3).objectness is None and torch.equal(masks.to("cpu").objectness, masks.objectness)
+    for wrong in (torch.tensor([0.5]), torch.tensor([0, 0.5, 1.1]), torch.tensor([0, 0.5, float("nan")])):
+        with pytest.raises(InputError, match="objectness"):
+            replace(masks, objectness=wrong)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from skimage.segmentation import felzenszwalb, slic
 
 from prm import InputError
@@ -26,6 +27,8 @@ from prm.files import atomic_write
 from ..datasets.base import Sample
 
 COUNTS = (10, 50, 100, 200, 500, 1000, 2000)
+RANKED = (10, 50, 200)
+"""Of the proposals by falling objectness."""
 RECALL_AT = (0.5, 0.7)
 # Lower and upper bound of an instance's area, in pixels.
 SIZES = {"all": (0, np.inf), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
@@ -58,14 +61,15 @@ def proposal_quality(
 
     Returns a dictionary for `json`: counts; pictures; proposals (mean number per picture); seconds, the median per
     picture, as "cpu" (of this process) and "wall"; sizes, for each name in `SIZES` "instances" (their number), "ABO"
-    and "recall_0.5", "recall_0.7", lists as long as `counts`, or None where there is no instance of that size.
+    and "recall_0.5", "recall_0.7", lists as long as `counts`, or None where there is no instance of that size; and
+    "objectness", where all proposals have one: how well it ranks them, see `_ranking`.
     Raises InputError for counts that do not rise from at least 1, no pictures, a picture without masks, and proposals
     of another size.
     """
     counts = list(counts)
     if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
         raise InputError(f"numbers of proposals {counts}; they must rise, the first at least 1")
-    best, areas, numbers, cpu, wall = [], [], [], [], []
+    best, areas, numbers, cpu, wall, ranked, correlations = [], [], [], [], [], [], []
     for sample in samples:
         height, width = sample.image.shape[:2]  # read before the time is taken
         if sample.masks is None:
@@ -81,6 +85,10 @@ def proposal_quality(
         masks = tensor_of(sample.masks)
         best.append(_best_overlaps(masks, proposals, counts))
         areas.append(masks.sum((1, 2)).numpy())
+        if proposals.objectness is not None and len(masks) and len(proposals):
+            correlations.append(_correlation(masks, proposals))
+            order = proposals.objectness.argsort(descending=True, stable=True)
+            ranked.append(_best_overlaps(masks, proposals.select(order), RANKED))
         tick()
     if not numbers:
         raise InputError("no pictures to judge proposals by")
@@ -91,7 +99,7 @@ def proposal_quality(
         "proposals": statistics.mean(numbers),
         "seconds": {"cpu": statistics.median(cpu), "wall": statistics.median(wall)},
         "sizes": {name: _summary(overlap[(low <= area) & (area < high)]) for name, (low, high) in SIZES.items()},
-    }
+    } | ({"objectness": _ranking(np.concatenate(ranked), correlations)} if ranked else {})
 
 
 def _best_overlaps(masks: torch.Tensor, proposals: Proposals, counts: Sequence[int]) -> np.ndarray:
@@ -101,6 +109,21 @@ def _best_overlaps(masks: torch.Tensor, proposals: Proposals, counts: Sequence[i
         running = Proposals.from_masks(masks).ious(proposals).cummax(1).values.numpy()
         best[:] = running[:, [min(n, len(proposals)) - 1 for n in counts]]
     return best
+
+
+def _correlation(masks: torch.Tensor, proposals: Proposals) -> float:
+    """Spearman's rank correlation of a picture's objectness with each proposal's best IoU with an instance."""
+    best = proposals.ious(Proposals.from_masks(masks)).amax(1).numpy()
+    objectness = proposals.objectness.numpy()
+    varied = np.ptp(best) > 0 and np.ptp(objectness) > 0
+    return float(spearmanr(objectness, best).statistic) if varied else 0.0
+
+
+def _ranking(overlap: np.ndarray, correlations: Sequence[float]) -> dict:
+    """How well objectness ranks: of the first n of `RANKED` by falling objectness the recall at IoU 0.5, and the mean
+    over pictures of its rank correlation with the proposals' best IoU."""
+    recall = (overlap >= 0.5).mean(0).round(4).tolist()
+    return {"counts": list(RANKED), "recall_0.5": recall, "rank_correlation": round(float(np.mean(correlations)), 4)}
 
 
 def _summary(overlap: np.ndarray) -> dict:
@@ -176,6 +199,11 @@ def quality_table(rows: dict[str, dict]) -> str:
                 lines.append(f"  {name:<{width + 16}}" + cells)
     for name, row in rows.items():
         seconds = row["seconds"]
+        if "objectness" in row:
+            found = row["objectness"]
+            recalls = ", ".join(f"{value:.3f} of {n}" for n, value in zip(found["counts"], found["recall_0.5"]))
+            lines.append(f"{name}: recall_0.5 by falling objectness {recalls}; "
+                         f"rank correlation with the best IoU {found['rank_correlation']:.2f}")  # fmt: skip
         lines.append(
             f"{name}: {row['proposals']:.0f} proposals a picture, {seconds['cpu']:.2f} s of the processor "
             f"and {seconds['wall']:.2f} s by the clock (medians)"
