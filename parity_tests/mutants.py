@@ -288,10 +288,6 @@ MUTANTS = (
             (FIT, "masks.ends[run.clamp(min=0)] > positions", "masks.ends[run.clamp(min=0)] >= positions")),
     _mutant("preferred is required", "retrieval",
             (FIT, 'if seed_pixel == "require":', 'if seed_pixel != "free":')),
-    _mutant("weights of two terms exchanged", "retrieval",
-            (FIT, 'WEIGHTS = ("mass", "response",', 'WEIGHTS = ("response", "mass",')),
-    _mutant("a confidence that is not divided by the weights", "retrieval",
-            ("accelerated/retrieval/choice.py", " / (sum(weights) or 1)).exp()", ").exp()")),
     # ---- kernels: peak pooling
     _mutant("upper median", "kernels_peak_stimulation",
             (KERNELS_POOL, "rank = (size - 1) // 2  #", "rank = size // 2  #")),
