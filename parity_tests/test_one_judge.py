@@ -2,12 +2,12 @@
 
 import inspect
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
+from prm.accelerated.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from prm.eval.cli import judging
 from prm.eval.judging.record import ANSWER
 from prm.eval.pictures.images import read_image
@@ -85,3 +85,15 @@ def test_every_shared_option_is_here():
     commands = [set(inspect.signature(one).parameters) for one in (judging.evaluate_command, judging.tables_command)]
     assert {f.name for f in fields(SegmentationSettings)} <= commands[0] & commands[1]
     assert commands[0] & commands[1] - {"data", "checkpoint", "weights", "json_file"} == set(OPTIONS)
+
+
+def test_the_papers_tables_choose_by_eq_6_whatever_the_checkpoint_does(place, usual):
+    checkpoint = load_checkpoint(place / "net")
+    fitted = replace(checkpoint, segmentation=checkpoint.segmentation | {"choice": "fit"})
+    save_checkpoint(fitted, place / "fitted" / "checkpoint.json")
+    common = ["--data", "scenes", "-c", "fitted", "--cache", "cache"]
+    done("eval", *common, "--json", "fitted.json", cwd=place)
+    done("eval", "tables", *common, "-o", "fitted-tables", "--bootstrap", 0, cwd=place)
+    page = json.loads((place / "fitted-tables" / "fitted.json").read_text())
+    assert page["run"]["settings"]["choice"] == "eq6" and page["instances"][ANSWER]["ABO"] == usual["ABO"]
+    assert json.loads((place / "fitted.json").read_text())["rows"]["prm"]["ABO"] != usual["ABO"]
