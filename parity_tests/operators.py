@@ -472,7 +472,7 @@ def fitted(draw, dtype):
     case = draw(ranked(dtype))
     rng, shape = draw(randoms()), case["R"].shape
     count = len(case["proposals"])
-    objectness = rng.integers(0, 9, max(count - 2, count // 2)) / 8
+    objectness = draw(st.sampled_from([1, 1, 0])) * rng.integers(0, 9, max(count - 2, count // 2)) / 8
     objectness = np.concatenate([objectness, objectness[:2]])  # as `ranked` repeats proposals
     weights = [float(w) for w in rng.choice([0, 0.5, 1, 2], 5)]
     weights = weights if any(weights) else draw(st.sampled_from([[0.0, 0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]]))
