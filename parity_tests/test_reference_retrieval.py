@@ -269,5 +269,9 @@ def test_smoothing_keeps_the_mass():
     R /= R.sum()
     for smooth in (0.05, 0.3, 2.0):
         assert rt.smoothed(R, smooth).sum() == pytest.approx(1)
+    peak = np.zeros((10, 30))
+    peak[5, 15] = 1
+    bell = rt.smoothed(peak, 0.1)  # of the shorter side: one pixel
+    assert bell[5, 15] / bell[5, 16] == pytest.approx(np.exp(0.5)) == pytest.approx(bell[5, 15] / bell[6, 15])
     assert rt.smoothed(R, 5.0) == pytest.approx(np.full((5, 9), 1 / 45), rel=0.05)
     assert (rt.smoothed(R, 0) == R).all()

@@ -20,9 +20,9 @@ alone=(--weight-mass 0 --weight-response 0 --weight-inside 0 --weight-on-contour
 rule eq6 --choice eq6
 rule wise "${alone[@]}" --seed-pixel require
 rule objectness "${alone[@]}"
-rule without-objectness --weight-objectness 0 --weight-mass 1 --weight-response 1
-rule without-mass --weight-mass 0
-rule without-contour --weight-on-contour 0
+rule without_objectness --weight-objectness 0 --weight-mass 1 --weight-response 1
+rule without_mass --weight-mass 0
+rule without_contour --weight-on-contour 0
 rule required --seed-pixel require
 rule fit
 prm eval compare $out/*.json
