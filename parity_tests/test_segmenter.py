@@ -445,3 +445,23 @@ def test_non_finite_maps_are_named_by_image_and_class(device):
     # the number is the picture's place in the call, not among those that share a forward pass
     proposals = [encoded(masks(*size, 0)) for size in sizes]
     refused(lambda: finder(images, proposals), "image 2, class 1", error=ValueError)
+
+
+def test_the_second_choice_without_anything_to_choose(device):
+    module, image = SmallCnn(BLOCKS[0], 1), picture(44, 36, 1)
+    finder = segmenter(device, module, choice="fit", seed_pixel="require", class_threshold=0.0)
+    nothing = np.zeros((3, 44, 36), bool)
+    corner = nothing.copy()
+    corner[:, 43, 35] = True  # no strongest pixel lies there
+    for proposals in (Proposals.empty(44, 36), encoded(nothing), encoded(corner)):
+        (answer,) = finder([image], [proposals])
+        assert answer.peaks and answer.instances == []
+    assert finder([image], [encoded(np.concatenate([corner, masks(44, 36, 1)]))])[0].instances
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"weight_mass": 0.0, "weight_objectness": 0.0}, "not all of them 0"), ({"weight_mass": -1.0}, "weight_"),
+    ({"smooth": 1.5}, "smooth"), ({"choice": "best"}, "eq6 or fit"), ({"seed_pixel": "maybe"}, "free or prefer"),
+])  # fmt: skip
+def test_what_cannot_choose_is_refused(wrong, words):
+    refused(lambda: SegmentationSettings(**wrong), words)
