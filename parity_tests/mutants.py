@@ -388,7 +388,6 @@ MUTANTS = (
     _mutant("last of equal L", "retrieval", (REF_FIT, "value > best[0]", "value >= best[0]")),
     _mutant("required is preferred", "retrieval",
             (REF_FIT, 'if seed_pixel == "require" or (seed_pixel == "prefer" and holding):', "if holding:")),
-    _mutant("a score that is not divided by the weights", "retrieval", (REF_FIT, "L / np.sum(weights)", "L")),
     _mutant("pixel corners for centres", "retrieval",
             (REF_RANK, "((2 * np.arange(out) + 1) * size) // (2 * out)", "(np.arange(out) * size) // out")),
     # ---- both sides: parity cannot see these
