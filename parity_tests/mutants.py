@@ -285,7 +285,8 @@ MUTANTS = (
             (FIT, "inside, sums[..., 1]], dim=2)", "inside, sums[..., 0]], dim=2)")),
     _mutant("smoothing ends at the border", "retrieval", (FIT, 'mode="symmetric"', 'mode="edge"')),
     _mutant("a mask holds the pixel after its run", "retrieval",
-            (FIT, "masks.ends[run.clamp(min=0)] > positions", "masks.ends[run.clamp(min=0)] >= positions")),
+            (FIT, "torch.searchsorted(side, keys, right=True) for side in (starts, ends)",
+             "torch.searchsorted(side, keys, right=True) for side in (starts, ends + 1)")),
     _mutant("preferred is required", "retrieval",
             (FIT, 'if seed_pixel == "require":', 'if seed_pixel != "free":')),
     # ---- kernels: peak pooling

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prm.settings import SegmentationSettings
 
-from .masks import CHUNK, Proposals
+from .masks import CHUNK, Proposals, keyed
 from .runs import run_sums
 from .scores import best
 
@@ -82,16 +82,12 @@ def smoothed(prms: Tensor, smooth: float) -> Tensor:
 
 def holding(masks: Proposals, positions: Tensor) -> Tensor:
     """Whether each mask holds each of the positions, (P,) row-major: (P, K) bool."""
-    size = masks.height * masks.width + 1
-    bases = torch.arange(len(masks), device=masks.device) * size
-    starts = masks.starts + torch.repeat_interleave(bases, masks.offsets.diff())
+    starts, ends = keyed(masks)
+    bases = torch.arange(len(masks), device=masks.device) * (masks.height * masks.width + 1)
     keys = bases[None] + positions[:, None]
-    # The last run of the mask that begins at the position or before it.
-    run = torch.searchsorted(starts, keys, right=True) - 1
-    found = (run >= masks.offsets[None, :-1]) & (run < masks.offsets[None, 1:])
-    if not len(starts):
-        return found
-    return found & (masks.ends[run.clamp(min=0)] > positions[:, None])
+    # Runs of all masks lie on one line and never touch: up to a key as many begin as end, or one more inside.
+    begun, ended = (torch.searchsorted(side, keys, right=True) for side in (starts, ends))
+    return begun > ended
 
 
 def log_linear(terms: Tensor, weights: Sequence[float]) -> Tensor:

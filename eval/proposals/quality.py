@@ -83,12 +83,13 @@ def proposal_quality(
             raise InputError(f"{sample.name}: proposals of {size} for a picture of {height} x {width}")
         numbers.append(len(proposals))
         masks = tensor_of(sample.masks)
-        best.append(_best_overlaps(masks, proposals, counts))
+        overlaps = Proposals.from_masks(masks).ious(proposals)
+        best.append(_best_of_first(overlaps, counts))
         areas.append(masks.sum((1, 2)).numpy())
         if proposals.objectness is not None and len(masks) and len(proposals):
-            correlations.append(_correlation(masks, proposals))
+            correlations.append(_correlation(overlaps, proposals.objectness))
             order = proposals.objectness.argsort(descending=True, stable=True)
-            ranked.append(_best_overlaps(masks, proposals.select(order), RANKED))
+            ranked.append(_best_of_first(overlaps[:, order], RANKED))
         tick()
     if not numbers:
         raise InputError("no pictures to judge proposals by")
@@ -102,20 +103,19 @@ def proposal_quality(
     } | ({"objectness": _ranking(np.concatenate(ranked), correlations)} if ranked else {})
 
 
-def _best_overlaps(masks: torch.Tensor, proposals: Proposals, counts: Sequence[int]) -> np.ndarray:
-    """Each instance's best IoU with the first n proposals, (K, len(counts)) float64."""
-    best = np.zeros((len(masks), len(counts)))
-    if len(masks) and len(proposals):
-        running = Proposals.from_masks(masks).ious(proposals).cummax(1).values.numpy()
-        best[:] = running[:, [min(n, len(proposals)) - 1 for n in counts]]
+def _best_of_first(overlaps: torch.Tensor, counts: Sequence[int]) -> np.ndarray:
+    """Each instance's best IoU with the first n proposals, (G, len(counts)) float64, from those with all, (G, K)."""
+    instances, proposals = overlaps.shape
+    best = np.zeros((instances, len(counts)))
+    if instances and proposals:
+        best[:] = overlaps.cummax(1).values.numpy()[:, [min(n, proposals) - 1 for n in counts]]
     return best
 
 
-def _correlation(masks: torch.Tensor, proposals: Proposals) -> float:
-    """Spearman's rank correlation of a picture's objectness with each proposal's best IoU with an instance."""
-    best = proposals.ious(Proposals.from_masks(masks)).amax(1).numpy()
-    objectness = proposals.objectness.numpy()
-    varied = np.ptp(best) > 0 and np.ptp(objectness) > 0
+def _correlation(overlaps: torch.Tensor, objectness: torch.Tensor) -> float:
+    """Spearman's rank correlation of a picture's objectness (K,) with each proposal's best of the IoUs (G, K)."""
+    best = overlaps.amax(0).numpy()
+    varied = np.ptp(best) > 0 and np.ptp(objectness.numpy()) > 0
     return float(spearmanr(objectness, best).statistic) if varied else 0.0
 
 

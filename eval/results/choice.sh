@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The ways to choose a peak's proposal, on nuclei with the network that comes along: the table of docs/results.md#choice.
 # Run from the root: eval/results/choice.sh DATA [SPLIT EVERY], DATA being BBBC038's stage 1 training set (.zip or folder).
-# Every 9th training picture lies among those that the weights were chosen on, or beside them; val was not looked at.
+# The weights were chosen on every 8th training picture; kinds of objectness were compared on both sets of the table.
 set -euo pipefail
 work=runs/choice
 mkdir -p $work
