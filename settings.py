@@ -71,6 +71,8 @@ class SegmentationSettings:
     epsilon : let the walk back drop up to this share of each peak, for speed; every answer bounds its error
     nms : mask IoU from which the weaker of two instances is dropped
     nms_per_class : drop instances within their class only, and not across all
+    nms_nested : drop the weaker too where this share of the smaller of two masks lies in the other; none: by IoU alone
+    choose_again : a peak whose proposal is dropped takes its best one that no instance drops, if there is any
     signed : let negative input walk through negative weights (the picture itself), instead of shifting it to zero
     precision : how a GPU multiplies on the walk: ieee (full float32), tf32 or bf16
     """
@@ -103,6 +105,8 @@ class SegmentationSettings:
     epsilon: float = setting(0.0, 0, 0.99)
     nms: float = setting(0.3, 0, 1)
     nms_per_class: bool = setting(False)
+    nms_nested: float | None = setting(None, 0, 1)
+    choose_again: bool = setting(False)
     signed: bool = setting(False)
     precision: str = setting("ieee", names=PRECISIONS)
 
@@ -147,6 +151,7 @@ class TrainingSettings:
     schedule : of the learning rates: cosine (to 0 over all steps) or step (times 0.1 after 60 % and 85 % of the epochs)
     flip : mirror left and right at random
     vertical_flip : mirror up and down too, as suits microscopes
+    turn : turn by a quarter at random too; with both mirrors all eight positions of a picture without an up
     jitter : scale by a random factor in [1 / jitter, jitter], then crop or pad to the size
     amp : mixed precision; default: where the device has it
     workers : processes that read pictures ahead
@@ -164,6 +169,7 @@ class TrainingSettings:
     schedule: str = setting("cosine", names=("cosine", "step"))
     flip: bool = setting(True)
     vertical_flip: bool = setting(False)
+    turn: bool = setting(False)
     jitter: float = setting(1.25, 1)
     amp: bool | None = setting(None)
     workers: int = setting(0, 0)

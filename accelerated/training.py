@@ -59,6 +59,8 @@ class _Crops(Dataset):
             image = image.flip(2)
         if self.settings.vertical_flip and draw.random() < 0.5:
             image = image.flip(1)
+        if self.settings.turn and draw.random() < 0.5:
+            image = image.rot90(1, (1, 2))
         return image, labels, counted, index
 
 

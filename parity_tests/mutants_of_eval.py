@@ -186,6 +186,8 @@ MUTANTS_OF_EVAL = (
     # ---- the search for settings
     _mutant("> for >= in suppression", "tuning", "threshold_suppresses",
             (WORTH, "overlaps[at[p], at[k]] >= nms[t]", "overlaps[at[p], at[k]] > nms[t]")),
+    _mutant("masks inside masks ignored", "tuning", "settings_of_suppression",
+            (WORTH, " or nested[at[p], at[k]]", "")),
     _mutant("suppression per class ignored", "tuning", "full_search",
             (WORTH, "(labels[p] == labels[k] or not per_class)", "(labels[p] == labels[k] or True)")),
     _mutant("last of equal proposals", "tuning", "of_equal_proposals",

@@ -509,7 +509,10 @@ def suppressed(draw, dtype):
         "peaks": rng.integers(0, 3, (count, 2)),
         "prms": np.array([response(rng, shape) for _ in range(count)]).reshape(count, *shape),
     }
-    return {**arrays, "threshold": draw(st.sampled_from([0.25, 0.3, 0.5])), "per_class": draw(st.booleans())}
+    options = {"nested": draw(st.sampled_from([None, 0.5, 0.6])), "again": draw(st.booleans())}
+    return {
+        **arrays, "threshold": draw(st.sampled_from([0.25, 0.3, 0.5])), "per_class": draw(st.booleans()), **options,
+    }  # fmt: skip
 
 
 def weighed(implementation, arguments):
@@ -542,7 +545,7 @@ def instances(arguments):
 
 
 def kept(implementation, arguments):
-    options = {"threshold": arguments["threshold"], "per_class": arguments["per_class"]}
+    options = {key: arguments[key] for key in ("threshold", "per_class", "nested", "again")}
     left = implementation.retrieval.nms(instances(arguments), **options)
     prms = np.array([one.prm for one in left], np.float64)
     return {"kept": np.array([one.proposal for one in left], np.int64), "prms": prms}

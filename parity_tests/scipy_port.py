@@ -502,19 +502,28 @@ def best_fit(R, proposals, N, Q, objectness, weights, width, area, seed_pixel, s
     return max(scored, key=lambda one: one[2][2] if by_objectness else one[1], default=None)
 
 
-def nms(instances, threshold, per_class):
-    """Each instance joins the first kept one that it overlaps, or is kept; a group's map is the sum of all, scaled."""
-    groups = []
-    for one in sorted(instances, key=lambda one: (-one.score, one.label, *one.peak)):
-        for group in groups:
-            first, both = group[0], (group[0].mask & one.mask).sum()
-            if per_class and first.label != one.label:
-                continue
-            if both / max((first.mask | one.mask).sum(), 1) >= threshold:
-                group.append(one)
-                break
-        else:
-            groups.append([one])
+def nms(instances, threshold, per_class, nested=None, again=False):
+    """Each peak joins the first kept instance that its best one overlaps, if no choice of it is kept; a group's map is
+    the sum of all, scaled. A peak has one choice, or with `again` all instances of its class and place."""
+    order = sorted(instances, key=lambda one: (-one.score, one.label, *one.peak))
+    peaks = [(one.label, one.peak) if again else n for n, one in enumerate(order)]
+
+    def rivals(one, other):
+        both, union = (one.mask & other.mask).sum(), (one.mask | other.mask).sum()
+        smaller = min(one.mask.sum(), other.mask.sum())
+        return (one.label == other.label or not per_class) and (
+            both / max(union, 1) >= threshold or (nested is not None and both / max(smaller, 1) >= nested)
+        )
+
+    kept = {}  # a peak's number in the order, by peak
+    for n, (peak, one) in enumerate(zip(peaks, order)):
+        if peak not in kept and not any(rivals(order[k], one) for k in kept.values()):
+            kept[peak] = n
+    groups = [[order[k]] for k in kept.values()]
+    for peak in dict.fromkeys(peaks):
+        if peak not in kept:
+            one = order[peaks.index(peak)]
+            next(group for group in groups if rivals(group[0], one)).append(one)
     sums = [sum(one.prm.astype(float) for one in group) for group in groups]
     return [replace(group[0], prm=R / R.sum()) if group[1:] else group[0] for group, R in zip(groups, sums)]
 

@@ -228,7 +228,8 @@ def test_the_score_is_linear_in_alpha_and_beta(port, arguments, a, b):
 
 @given(arguments=suppressed(F64))
 def test_suppression_is_idempotent(port, arguments):
-    options, given = {key: arguments[key] for key in ("threshold", "per_class")}, instances(arguments)
+    options = {key: arguments[key] for key in ("threshold", "per_class", "nested", "again")}
+    given = instances(arguments)
     once = port.retrieval.nms(given, **options)
     left = [replace(given[one.proposal], prm=np.asarray(one.prm)) for one in once]
     twice = port.retrieval.nms(left, **options)

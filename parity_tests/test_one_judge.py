@@ -21,13 +21,14 @@ OTHERWISE = {
     "peak_threshold": 0.9, "peak_minimum": 0.2, "max_peaks": 2, "alpha": 2.5, "beta_area": 0.0, "bias": 1.5,
     "contour": 3, "min_area": 0.05, "max_area": 0.1, "epsilon": 0.95, "nms": 0.05, "nms_per_class": True,
     "signed": True, "precision": "tf32", "image_threshold": 0.5, "top": 1, "choice": "fit",
+    "nms_nested": 0.2, "choose_again": True,
 }  # fmt: skip
 """Another value of every setting than the checkpoint's."""
 FIT = {"weight_mass": 0.5, "weight_response": 2, "weight_objectness": 0, "weight_inside": 3, "weight_on_contour": 1,
        "seed_pixel": "require", "smooth": 0.1}  # fmt: skip
 OPTIONS = {
     **{name: [f"--{name.replace('_', '-')}", value] for name, value in OTHERWISE.items()},
-    "nms_per_class": ["--nms-per-class"], "signed": ["--signed"],
+    "nms_per_class": ["--nms-per-class"], "signed": ["--signed"], "choose_again": ["--choose-again"],
     **{name: ["--choice", "fit", f"--{name.replace('_', '-')}", value] for name, value in FIT.items()},
     "every": ["--every", 2], "limit": ["--limit", 20], "split": ["--split", "train"], "device": ["--device", "cpu"],
     "classes": ["--classes", "disc,star"],
@@ -89,7 +90,8 @@ def test_every_shared_option_is_here():
 
 def test_the_papers_tables_choose_by_eq_6_whatever_the_checkpoint_does(place, usual):
     checkpoint = load_checkpoint(place / "net")
-    fitted = replace(checkpoint, segmentation=checkpoint.segmentation | {"choice": "fit"})
+    own = {"choice": "fit", "nms_nested": 0.2, "choose_again": True}
+    fitted = replace(checkpoint, segmentation=checkpoint.segmentation | own)
     save_checkpoint(fitted, place / "fitted" / "checkpoint.json")
     common = ["--data", "scenes", "-c", "fitted", "--cache", "cache"]
     done("eval", *common, "--json", "fitted.json", cwd=place)

@@ -121,6 +121,30 @@ def test_nms_compares_with_kept_instances_only():
     assert [one.label for one in kept] == [0, 2]
 
 
+def test_nms_of_masks_inside_masks():
+    # three pixels inside ten: IoU 0.3, share of the smaller 1; A and B share 1 pixel of 3, an empty mask none
+    big, small = instance(0, mask("##########"), 2.0, [[1.0, 0.0]]), instance(1, A, 1.0, [[0.0, 1.0]])
+    assert len(rt.nms([big, small], threshold=0.5)) == 2
+    (kept,) = rt.nms([big, small], threshold=0.5, nested=1.0)
+    assert kept.prm.tolist() == [[0.5, 0.5]]
+    assert len(rt.nms([big, small], threshold=0.5, nested=1.0, per_class=True)) == 2
+    assert len(rt.nms([instance(0, A, 2.0, [[1.0]]), instance(1, B, 1.0, [[1.0]])], nested=0.34)) == 2
+    assert len(rt.nms([instance(0, A, 2.0, [[1.0]]), instance(1, B, 1.0, [[1.0]])], nested=0.33)) == 1
+    assert len(rt.nms([big, instance(0, mask(".........."), 1.0, [[1.0]])], nested=0.0)) == 1
+
+
+def test_a_peak_whose_instance_is_dropped_chooses_again():
+    one = [instance(0, A, 9.0, [[1.0, 0.0, 0.0]], (0.0, 0.0))]
+    two = [instance(0, mask(s), 8.0 - k, [[0.0, 1.0, 0.0]], (0.0, 5.0)) for k, s in
+           enumerate(("###.......", ".....##...", ".........#"))]  # fmt: skip
+    three = [instance(0, mask("##........"), 7.5, [[0.0, 0.0, 1.0]], (0.0, 2.0)),
+             instance(0, mask(".....###.."), 6.0, [[0.0, 0.0, 1.0]], (0.0, 2.0))]  # fmt: skip
+    kept = rt.nms([*three, *two, *one], again=True)
+    # the second peak's second choice, before the third peak's; the third of which both are dropped joins the first
+    assert [(k.score, k.prm.tolist()) for k in kept] == [(9.0, [[0.5, 0.0, 0.5]]), (7.0, [[0.0, 1.0, 0.0]])]
+    assert len(rt.nms([*three, *two, *one])) == 3  # each for itself: the second peak's third choice stays as well
+
+
 def test_nms_orders_equal_scores_by_class_row_column():
     ones = [
         instance(1, A, 1.0, [[1.0]], (0.0, 0.0)),

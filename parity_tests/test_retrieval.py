@@ -366,6 +366,21 @@ def test_nms_by_hand(device):
     assert fast.nms(runs, scores, labels, peaks, prms, iou=0.34)[0].tolist() == [1, 0, 2]
 
 
+def test_nms_with_another_choice_by_hand(device):
+    # Peak 0 has the first mask; the first choice of peak 1 lies inside it, its second does not. IoU 1/3, share 1.
+    masks = np.array([[[1, 1, 1, 0, 0]], [[0, 1, 0, 0, 0]], [[0, 0, 0, 1, 1]]], bool)
+    prms = torch.eye(2, 5, device=device)[[0, 1, 1], None]
+    scores, labels, peaks = torch.tensor([3.0, 2.0, 1.0]), torch.zeros(3).long(), torch.tensor([[0, 0], [0, 1], [0, 1]])
+    arguments = encoded(masks, device), scores, labels, peaks, prms
+    assert fast.nms(*arguments, iou=0.5)[0].tolist() == [0, 1, 2]
+    assert fast.nms(*arguments, iou=0.5, again=True)[0].tolist() == [0, 1]
+    kept, merged = fast.nms(*arguments, iou=0.5, nested=1.0, again=True)
+    assert (kept.tolist(), merged[:, 0, :2].tolist()) == ([0, 2], [[1, 0], [0, 1]])
+    everywhere = encoded(np.ones((3, 1, 5), bool), device), *arguments[1:]
+    kept, merged = fast.nms(*everywhere, again=True)
+    assert (kept.tolist(), merged[:, 0, :2].tolist()) == ([0], [[0.5, 0.5]])
+
+
 def test_nms_threshold_is_inclusive(device):
     masks = np.array([[[1, 1, 1, 1, 0]], [[1, 1, 0, 0, 0]]], bool)  # IoU 1/2
     arguments = torch.tensor([2.0, 1.0]), torch.zeros(2).long(), torch.zeros(2, 2), torch.ones(2, 1, 5, device=device)

@@ -75,6 +75,7 @@ def network_input(image, size):
 SHARED = (
     "bias", "class_threshold", "image_threshold", "top", "peak_threshold", "peak_minimum", "window", "threshold",
     "upsample", "contour", "min_area", "max_area", "nms", "nms_per_class", "choice", "seed_pixel", "smooth",
+    "nms_nested", "choose_again",
 )  # fmt: skip
 
 
@@ -144,6 +145,10 @@ SETTINGS = {
                          "class_threshold": 0.3},
     "fit, seed preferred": {"choice": "fit", "seed_pixel": "prefer", "weight_mass": 0.0, "weight_response": 1.0},
     "fit, smooth": {"choice": "fit", "smooth": 0.1, "weight_objectness": 0.0, "weight_inside": 1.0},
+    "nested": {"nms_nested": 0.5, "class_threshold": 0.2, "nms": 0.6},
+    "again": {"choose_again": True, "class_threshold": 0.0, "nms_per_class": True},
+    "fit, again": {"choice": "fit", "choose_again": True, "nms_nested": 0.6, "weight_on_contour": 0.5,
+                   "peak_threshold": 0.0, "class_threshold": 0.0},
     "WISE": {"choice": "fit", "seed_pixel": "require", "weight_mass": 0.0, "min_area": 0.0, "max_area": 1.0},
 }  # fmt: skip
 

@@ -201,8 +201,19 @@ def test_an_overlap_of_the_threshold_suppresses():
     overlaps = np.array([[1.0, 0.5, 0.4], [0.5, 1.0, 0.0], [0.4, 0.0, 1.0]])
     kept = np.zeros((3, 3), bool)
     nms = np.array([0.4, 0.5, 0.6])
-    _kept(np.arange(3), np.arange(3), np.zeros(3, int), overlaps, np.ones((3, 3), bool), nms, False, kept)
+    nested, every = np.zeros((3, 3), bool), np.ones((3, 3), bool)
+    _kept(np.arange(3), np.arange(3), np.zeros(3, int), overlaps, nested, every, nms, False, kept)
     assert kept.tolist() == [[True, False, False], [True, False, True], [True, True, True]]
+
+
+def test_settings_of_suppression_that_are_not_searched_count(problem):
+    segmenter, samples, propose = problem
+    for own in ({"nms_nested": 0.3}, {"nms_nested": 0.3, "choose_again": True}, {"nms_per_class": True}):
+        other = with_settings(segmenter, replace(segmenter.settings, nms=0.9, **own))
+        found = search(gather(other, samples, propose, SMALL), other.settings, {"alpha": [0.5]})
+        assert {name: getattr(found.settings, name) for name in own} == own
+        first = replace(found.settings, choose_again=False)  # figures are those of first choices
+        assert found.reached["ABO"] == pytest.approx(straight(problem, first)["ABO"], abs=1e-9)
 
 
 def test_of_equal_proposals_the_first_is_chosen():

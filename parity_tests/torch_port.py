@@ -207,7 +207,7 @@ class TorchPort:
             return None
         return index, float(fast.log_linear(terms, weights)[0, index]), as_array(terms[0, index])
 
-    def _nms(self, instances, threshold=0.3, per_class=False):
+    def _nms(self, instances, threshold=0.3, per_class=False, nested=None, again=False):
         if not instances:
             return []
         masks = self._masks([one.mask for one in instances], instances[0].mask.shape)
@@ -215,7 +215,7 @@ class TorchPort:
         labels = torch.tensor([one.label for one in instances], device=self.device)
         peaks = torch.tensor([one.peak for one in instances], device=self.device)
         prms = self.tensor(np.array([one.prm for one in instances]))
-        kept, merged = fast.nms(masks, scores, labels, peaks, prms, threshold, per_class)
+        kept, merged = fast.nms(masks, scores, labels, peaks, prms, threshold, per_class, nested, again)
         return [
             SimpleNamespace(proposal=instances[k].proposal, prm=as_array(prm)) for k, prm in zip(kept.tolist(), merged)
         ]

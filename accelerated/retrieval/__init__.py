@@ -10,11 +10,11 @@ from .log_linear import Factors, all_terms, best_fit, candidates, factors, holdi
 from .masks import CHUNK, Proposals, checked_indices
 from .runs import run_contours, run_intersections, run_resize, run_sums, sums_over_runs
 from .scores import Prepared, background, best, best_proposal, enlarged_response, first_maximum, prepare, score, terms
-from .suppress import merged, nms, suppression
+from .suppress import merged, nms, rivals, suppression
 
 __all__ = [
     "CHUNK", "Choice", "Factors", "Fit", "Prepared", "Proposals", "all_terms", "background", "best", "best_fit",
     "best_proposal", "candidates", "checked_indices", "choose", "enlarged_response", "factors", "first_maximum", "fit",
-    "holding", "log_linear", "merged", "nms", "prepare", "run_contours", "run_intersections", "run_resize", "run_sums",
-    "score", "smoothed", "sums_over_runs", "suppression", "terms",
+    "holding", "log_linear", "merged", "nms", "prepare", "rivals", "run_contours", "run_intersections", "run_resize",
+    "run_sums", "score", "smoothed", "sums_over_runs", "suppression", "terms",
 ]  # fmt: skip

@@ -6,19 +6,21 @@ once, `choose` asks them many times.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prm.settings import SegmentationSettings
 
 from ..stages import Walked
-from .log_linear import Factors, all_terms, best_fit, candidates, factors, log_linear, weights_of
+from .log_linear import Factors, all_terms, candidates, factors, log_linear, ranked, weights_of
 from .masks import Proposals
 from .runs import run_sums
 from .scores import Prepared, background, best, enlarged_response, prepare, score, terms
-from .suppress import suppression
+from .suppress import assigned, rivals
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,38 +100,57 @@ def choose(
 ) -> Choice:
     """The best proposal of each peak, by Eq. 6 or the second choice, then suppression: Algorithm 1, lines 8-13.
 
+    With `choose_again` a peak whose proposal is suppressed takes its best one that is not, if there is one.
     settings: those that `fitted` was made with. keep: factors of the instance-aware, the boundary-aware and the
     class-aware term; 0 leaves one out. In the second choice they multiply the weights of mass, contour and inside.
     """
-    s, device = settings, fitted.sums.device
-    by = _by_fit if s.choice == "fit" else _by_eq6
-    if len(walked.peaks) and bool(fitted.allowed.any()):
-        with_one, choice, value = by(walked, fitted, s, keep)
-    else:
-        with_one, choice, value = torch.zeros(3, 0, dtype=torch.int64, device=device)
-    peaks = walked.peaks[with_one]
-    rivals = fitted.proposals.select(choice.to(fitted.proposals.device)).ious() >= s.nms
-    left = suppression(rivals, value, peaks[:, 0], peaks[:, 1:], s.nms_per_class)
-    kept = torch.tensor(list(left), dtype=torch.int64, device=device)
-    suppressed = tuple(tuple(with_one[losers].tolist()) for losers in map(list, left.values()))
-    return Choice(with_one[kept], choice[kept], value[kept].double(), suppressed)
+    s, proposals, device = settings, fitted.proposals, fitted.sums.device
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    if not len(walked.peaks) or not bool(fitted.allowed.any()):
+        return Choice(none, none, none.double())
+    ranks, scored = (_by_fit if s.choice == "fit" else _by_eq6)(walked, fitted, s, keep)
+    candidate = ranks > -torch.inf
+    with_one = candidate.any(1).nonzero()[:, 0]
+    first, peaks = best(ranks[with_one], candidate.any(0)), walked.peaks[with_one]
+    ordered = scored(with_one, first), peaks[:, 0], peaks[:, 1:]
+
+    def another(peak: int, free: np.ndarray) -> tuple[int, float] | None:
+        p = with_one[peak : peak + 1]
+        row = ranks[p].masked_fill(~torch.from_numpy(free).to(device), -torch.inf)
+        k = best(row, candidate.any(0))
+        return (int(k), float(scored(p, k))) if row[0, k] > -torch.inf else None
+
+    def drops(k: int) -> np.ndarray:
+        return rivals(proposals.select([k]), proposals, s.nms, s.nms_nested)[0].cpu().numpy()
+
+    if s.choose_again:
+        kept = assigned(first.tolist(), len(proposals), *ordered, drops, s.nms_per_class, another)
+    else:  # none but the first choices are compared
+        chosen = proposals.select(first.to(proposals.device))
+        rows = rivals(chosen, chosen, s.nms, s.nms_nested).cpu().numpy()
+        kept = assigned(range(len(rows)), len(rows), *ordered, rows.__getitem__, s.nms_per_class)
+        kept = {p: replace(one, mask=int(first[p])) for p, one in kept.items()}
+    masks = none.new_tensor([one.mask for one in kept.values()])
+    scores = none.new_tensor([one.score for one in kept.values()], dtype=torch.float64)
+    suppressed = tuple(tuple(with_one[one.suppressed].tolist()) for one in kept.values())
+    return Choice(with_one[list(kept)], masks, scores, suppressed)
 
 
-def _by_eq6(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Tensor, Tensor]:
-    """Peaks that have a proposal, their proposals and scores, (k,) each."""
+def _by_eq6(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Callable]:
+    """What every peak ranks the proposals by, (P, K), -inf for what it may not choose; and the scores of some."""
     sums = fitted.sums * torch.tensor(keep, dtype=torch.float64, device=fitted.sums.device)
     values = score(sums, s.alpha, s.beta_area / (fitted.masks.height * fitted.masks.width))
-    choice = best(values, fitted.allowed)
-    return torch.arange(len(choice), device=choice.device), choice, values.gather(1, choice[:, None])[:, 0]
+    return values.masked_fill(~fitted.allowed, -torch.inf), lambda peaks, chosen: values[peaks, chosen]
 
 
-def _by_fit(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Tensor, Tensor]:
+def _by_fit(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Callable]:
     """As `_by_eq6`: by the second choice."""
     assert fitted.factors is not None
     terms = all_terms(fitted.factors, fitted.sums, fitted.sums[..., 2], fitted.of)
     weights = [w * k for w, k in zip(weights_of(s), (keep[0], 1, 1, keep[2], keep[1]))]
-    choice = best_fit(terms, candidates(fitted.factors, fitted.allowed, s.seed_pixel), weights)
-    peaks = (choice >= 0).nonzero()[:, 0]
-    chosen = choice[peaks]
-    confidence = walked.scores.double().sigmoid()[walked.peaks[peaks, 0]]
-    return peaks, chosen, confidence * (log_linear(terms[peaks, chosen], weights) / (sum(weights) or 1)).exp()
+    confidence = walked.scores.double().sigmoid()[walked.peaks[:, 0]]
+
+    def scored(peaks: Tensor, chosen: Tensor) -> Tensor:
+        return confidence[peaks] * (log_linear(terms[peaks, chosen], weights) / (sum(weights) or 1)).exp()
+
+    return ranked(terms, candidates(fitted.factors, fitted.allowed, s.seed_pixel), weights), scored

@@ -121,14 +121,19 @@ def candidates(found: Factors, allowed: Tensor, seed_pixel: str) -> Tensor:
     return torch.where(holding_too.any(1, keepdim=True), holding_too, may)
 
 
-def best_fit(terms: Tensor, may: Tensor, weights: Sequence[float]) -> Tensor:
-    """The first of the highest L of each peak: terms (P, K, 5), candidates (P, K) -> (P,) int64, -1 for none.
+def ranked(terms: Tensor, may: Tensor, weights: Sequence[float]) -> Tensor:
+    """What a peak chooses by, of terms (P, K, 5) and candidates (P, K): (P, K), -inf for what is no candidate.
 
-    Objectness that alone has a weight is compared itself: that is the assignment of WISE, and logarithms may coincide.
+    L; but objectness that alone has a weight is compared itself: that is the assignment of WISE, and logarithms may
+    coincide.
     """
     alone = weights[2] > 0 and sum(w > 0 for w in weights) == 1
-    values = (terms[..., 2] if alone else log_linear(terms, weights)).masked_fill(~may, -torch.inf)
-    return torch.where(may.any(1), best(values, may.any(0)), -1)
+    return (terms[..., 2] if alone else log_linear(terms, weights)).masked_fill(~may, -torch.inf)
+
+
+def best_fit(terms: Tensor, may: Tensor, weights: Sequence[float]) -> Tensor:
+    """The first of the best of each peak, arguments as for `ranked`: (P,) int64, -1 for none."""
+    return torch.where(may.any(1), best(ranked(terms, may, weights), may.any(0)), -1)
 
 
 def weights_of(settings: SegmentationSettings) -> list[float]:

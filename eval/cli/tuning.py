@@ -97,7 +97,7 @@ def tune(
 ) -> None:
     """Choose alpha, beta and bias of Eq. 6, or the weights of the second choice, the peak and class thresholds and the
     suppression by a full search, and write them into the checkpoint. Judge the result on other pictures than these;
-    --halves does so by itself.
+    --halves does so by itself. Figures are those of every peak's first choice, without what --choose-again adds.
     """  # fmt: skip
     from ..proposals import Source
     from ..tuning import search as tuning

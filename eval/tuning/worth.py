@@ -15,6 +15,8 @@ response map that the masks cover, the picture's contrast along the contour or i
 these) this one ordered settings most as mAP^r and ABO do, on drawn scenes and on nuclei alike; most of the others do
 well on one and fail on the other. `search.Search.agreement` says how well it does on pictures with masks. It cannot
 tell duplicates from instances, so by the proxy alone the suppression and the class threshold stay as they are.
+
+Every peak counts with its first choice: what `choose_again` adds afterwards takes part in no figure here.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from numba import njit
 
 from prm import InputError
 from prm.accelerated import SegmentationSettings
-from prm.accelerated.retrieval import all_terms, best_fit, candidates, log_linear
+from prm.accelerated.retrieval import all_terms, best_fit, candidates, log_linear, rivals
 
 from .gather import Picture
 from .grid import OBJECTIVES
@@ -41,6 +43,7 @@ class Choices:
     at : (W, P) int32 index into the U proposals; of a peak that has none, any
     values : (W, P) float64, the instances' scores; -inf where a peak has no proposal
     overlaps : (U, U) float64, of the proposals with each other
+    nested : (U, U) bool, whether by their share of the smaller alone one drops the other
     true_overlaps : (U, G) float64, with the true instances
     information : (P, U) float64, each peak's part of the proxy
     """
@@ -48,6 +51,7 @@ class Choices:
     at: np.ndarray
     values: np.ndarray
     overlaps: np.ndarray
+    nested: np.ndarray
     true_overlaps: np.ndarray
     information: np.ndarray
 
@@ -67,6 +71,7 @@ def _choices(picture: Picture, weights: Sequence[tuple], settings: SegmentationS
         information = np.where((inside > 0) & (fraction > 0), inside * np.log(inside / fraction), 0)
     return Choices(
         at.reshape(choices.shape).astype(np.int32), values, some.ious().numpy(),
+        rivals(some, some, np.inf, settings.nms_nested).numpy(),
         np.zeros((len(chosen), 0)) if picture.truth is None else some.ious(picture.truth).numpy(),
         information * picture.weight[:, None],
     )  # fmt: skip
@@ -115,7 +120,7 @@ def _best(inside, contour, over_background, of, allowed, alpha, beta, choice, va
 
 
 @njit(cache=True)
-def _kept(order, at, labels, overlaps, passes, nms, per_class, kept):
+def _kept(order, at, labels, overlaps, nested, passes, nms, per_class, kept):
     """Marks in `kept` (T, P) the instances that T thresholds leave: `retrieval.suppression` many times over.
 
     order: (P,) peaks by falling score. passes: (T, P) bool. nms: (T,).
@@ -128,7 +133,8 @@ def _kept(order, at, labels, overlaps, passes, nms, per_class, kept):
                 continue
             free = True
             for k in left[:count]:
-                if overlaps[at[p], at[k]] >= nms[t] and (labels[p] == labels[k] or not per_class):
+                too_much = overlaps[at[p], at[k]] >= nms[t] or nested[at[p], at[k]]
+                if too_much and (labels[p] == labels[k] or not per_class):
                     free = False
                     break
             if free:
@@ -222,7 +228,7 @@ def worth(
             at, mine = c.at[w], slice(start, start + len(picture.labels))
             order = np.argsort(-c.values[w], kind="stable")
             passes = passes & np.isfinite(c.values[w])
-            _kept(order, at, picture.labels, c.overlaps, passes, nms, cuts[0].nms_per_class, kept[:, mine])
+            _kept(order, at, picture.labels, c.overlaps, c.nested, passes, nms, cuts[0].nms_per_class, kept[:, mine])
             information += kept[:, mine] @ c.information[np.arange(len(at)), at]
             if masks:
                 truth = picture.labels, c.true_overlaps, picture.true_labels

@@ -12,8 +12,8 @@ from scipy.special import expit
 
 from .. import classes, peak_stimulation
 from .. import network as net
-from .log_linear import best_fit, confident_score
-from .scores import background, best_proposal, enlarged_response, resize_nearest, terms
+from .log_linear import confident_score, ranked_fit
+from .scores import background, enlarged_response, ranked_proposals, resize_nearest, terms
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,43 @@ def overlap(A, B) -> float:
     return np.count_nonzero(A & B) / union if union else 0.0
 
 
-def nms(instances: Sequence[Instance], threshold=0.3, per_class=False) -> list[Instance]:
+def share_of_smaller(A, B) -> float:
+    """Intersection of two masks over the area of the smaller; 0 if one is empty."""
+    smaller = int(min(np.count_nonzero(A), np.count_nonzero(B)))
+    return np.count_nonzero(A & B) / smaller if smaller else 0.0
+
+
+def nms(instances: Sequence[Instance], threshold=0.3, per_class=False, nested=None, again=False) -> list[Instance]:
     """Line 13 of Algorithm 1: from the highest score on, drop what overlaps a kept instance by IoU >= threshold.
 
     Equal scores go by (class, row, column). Across classes, or only within a class. The PRM of a dropped instance is
     added to that of the one that dropped it, the first kept one that overlaps; at the end the sum is divided by its
     total. Everything else of the kept instance, its three terms too, stays its own.
+
+    Two options, not the paper's. nested: drop as well what shares this share of the smaller of two masks with a kept
+    instance. again: a peak may choose again: instances of one class and peak are its choices, the best first; the first
+    one that is not dropped is kept and those after it are passed over; if all are dropped, the PRM goes to the instance
+    that dropped the first.
     """
     kept: list[Instance] = []
     maps: list[list[np.ndarray]] = []
-    for one in sorted(instances, key=lambda one: (-one.score, one.label, *one.peak)):
+    dropped: dict[object, tuple[int, np.ndarray]] = {}
+    for number, one in enumerate(sorted(instances, key=lambda one: (-one.score, one.label, *one.peak))):
+        peak = (one.label, *one.peak) if again else number
+        if again and peak in {(other.label, *other.peak) for other in kept}:
+            continue
         for k, other in enumerate(kept):
-            if (not per_class or one.label == other.label) and overlap(one.mask, other.mask) >= threshold:
-                maps[k].append(one.prm)
+            inside = nested is not None and share_of_smaller(one.mask, other.mask) >= nested
+            too_much = inside or overlap(one.mask, other.mask) >= threshold
+            if too_much and (not per_class or one.label == other.label):
+                dropped.setdefault(peak, (k, one.prm))
                 break
         else:
+            dropped.pop(peak, None)
             kept.append(one)
             maps.append([one.prm])
+    for k, prm in dropped.values():
+        maps[k].append(prm)
     sums = [sum(prms[1:], prms[0]) for prms in maps]
     return [
         one if len(prms) == 1 else replace(one, prm=total / total.sum()) for one, prms, total in zip(kept, maps, sums)
@@ -132,7 +152,7 @@ def segment(
     network, image, proposals, *, alpha=0.8, beta=1e-5, bias=0.95, class_threshold=0.5, peak_threshold=0.3, window=3,
     threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
     nms=0.3, nms_per_class=False, signed=False, groups=None, exclusive=False, image_threshold=0.0, top=None,
-    choice="eq6", weights=None, objectness=None, seed_pixel="free", smooth=0.0,
+    choice="eq6", weights=None, objectness=None, seed_pixel="free", smooth=0.0, nms_nested=None, choose_again=False,
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
@@ -142,7 +162,7 @@ def segment(
     groups: classes as tuples of the network's, exclusive: whether these exclude each other, image_threshold: the least
     `presence` then, top: most classes; see `reference/classes.py`.
     choice: "eq6", or "fit", the second choice: weights, seed_pixel and smooth as in `best_fit`, objectness (J,), which
-    None makes 1 for all.
+    None makes 1 for all. nms_nested, choose_again: `nested` and `again` of `nms`.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
@@ -174,14 +194,13 @@ def segment(
                 continue
             if choice == "fit":
                 how = (contour, area, seed_pixel, smooth)
-                best = best_fit(walk.prm, proposals, N, Q, objectness, weights, *how)
+                ranked = ranked_fit(walk.prm, proposals, N, Q, objectness, weights, *how)
             else:
-                best = best_proposal(walk.prm, proposals, Q, alpha, beta, contour, area)
-            if best is not None:
-                index, value, _ = best
+                ranked = ranked_proposals(walk.prm, proposals, Q, alpha, beta, contour, area)
+            for index, value, _ in ranked if choose_again else ranked[:1]:
                 mask, S = proposals[index], resize_nearest(proposals[index], walk.prm.shape)
                 at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
                 value = confident_score(confidence, value, weights) if choice == "fit" else value
                 three = terms(walk.prm, S, Q, contour)
                 instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
-    return _suppressed(instances, nms, nms_per_class)  # line 13
+    return _suppressed(instances, nms, nms_per_class, nms_nested, choose_again)  # line 13

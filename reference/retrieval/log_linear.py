@@ -48,14 +48,14 @@ def fit_score(terms, weights) -> float:
     return float(weights @ np.log(np.maximum(terms, LEAST)))
 
 
-def best_fit(
+def ranked_fit(
     R, proposals, N, Q, objectness, weights, width=5, area=(2e-5, 0.85), seed_pixel="free", smooth=0.0
-):  # fmt: skip
-    """The proposal of highest L for one peak -> (index, L, terms), or None.
+) -> list:  # fmt: skip
+    """The candidates of one peak -> (index, L, terms) of each, the highest L first.
 
-    objectness: one number a proposal. Sizes, areas and ties as in `best_proposal`; a proposal without a pixel
+    objectness: one number a proposal. Sizes, areas and ties as in `ranked_proposals`; a proposal without a pixel
     at R's size is passed over. seed_pixel: "require" leaves only proposals that hold R's strongest pixel, the first in
-    row-major order (none: None), "prefer" does where there is one, "free" asks nothing of it. With "require" and a
+    row-major order, "prefer" does where there is one, "free" asks nothing of it. With "require" and a
     weight of objectness alone this is the assignment of WISE (Laradji et al., BMVC 2019): o itself is then compared.
     """
     if seed_pixel not in SEED_PIXEL:
@@ -69,14 +69,21 @@ def best_fit(
     holding = [one for one in candidates if one[1][seed]]
     if seed_pixel == "require" or (seed_pixel == "prefer" and holding):
         candidates = holding
-    best = None
+    found = []
     for index, S, o in candidates:
         terms = fit_terms(R, S, N, Q, o, width, smooth)
         L = fit_score(terms, weights)
         value = o if np.count_nonzero(weights) == 1 and weights[TERMS.index("objectness")] else L
-        if best is None or value > best[0]:
-            best = (value, index, L, terms)
-    return best[1:] if best else None
+        found.append((value, index, L, terms))
+    return [one[1:] for one in sorted(found, key=lambda one: -one[0])]
+
+
+def best_fit(
+    R, proposals, N, Q, objectness, weights, width=5, area=(2e-5, 0.85), seed_pixel="free", smooth=0.0
+):  # fmt: skip
+    """The first of `ranked_fit`, or None."""
+    ranked = ranked_fit(R, proposals, N, Q, objectness, weights, width, area, seed_pixel, smooth)
+    return next(iter(ranked), None)
 
 
 def confident_score(confidence, L, weights) -> float:

@@ -64,18 +64,20 @@ def resize_nearest(S, shape) -> np.ndarray:
     return np.asarray(S)[rows[:, None], columns[None, :]]
 
 
-def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
-    """Lines 8-11 of Algorithm 1 for one peak -> (index, score, terms) of the top-ranked proposal, or None.
+def ranked_proposals(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)) -> list:
+    """Lines 8-11 of Algorithm 1 for one peak -> (index, score, terms) of every proposal, the top-ranked first.
 
     Proposals of another size than R's are resized for the score. Passed over: an area (share of the proposal's own
-    pixels) outside [area[0], area[1]). Of equal scores the first wins.
+    pixels) outside [area[0], area[1]). Of equal scores the first proposal is first.
     """
-    best = None
+    found = []
     for index, S in enumerate(proposals):
-        if not area[0] <= np.count_nonzero(S) / S.size < area[1]:
-            continue
-        three = terms(R, resize_nearest(S, R.shape), Q, width)
-        value = alpha * three[0] + three[1] - beta * three[2]
-        if best is None or value > best[1]:
-            best = (index, value, three)
-    return best
+        if area[0] <= np.count_nonzero(S) / S.size < area[1]:
+            three = terms(R, resize_nearest(S, R.shape), Q, width)
+            found.append((index, alpha * three[0] + three[1] - beta * three[2], three))
+    return sorted(found, key=lambda one: -one[1])
+
+
+def best_proposal(R, proposals, Q, alpha, beta, width=5, area=(2e-5, 0.85)):
+    """The first of `ranked_proposals`, or None."""
+    return next(iter(ranked_proposals(R, proposals, Q, alpha, beta, width, area)), None)
