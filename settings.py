@@ -73,6 +73,8 @@ class SegmentationSettings:
     nms_per_class : drop instances within their class only, and not across all
     nms_nested : drop the weaker too where this share of the smaller of two masks lies in the other; none: by IoU alone
     choose_again : a peak whose proposal is dropped takes its best one that no instance drops, if there is any
+    views : average maps over so many turned pictures: 1, 2 (mirrored), 4 (up and down too) or 8 (by a quarter too)
+    scales : average maps over the picture at further sizes too, these times its own; none: its own alone
     signed : let negative input walk through negative weights (the picture itself), instead of shifting it to zero
     precision : how a GPU multiplies on the walk: ieee (full float32), tf32 or bf16
     """
@@ -107,6 +109,8 @@ class SegmentationSettings:
     nms_per_class: bool = setting(False)
     nms_nested: float | None = setting(None, 0, 1)
     choose_again: bool = setting(False)
+    views: int = setting(1, 1, 8)
+    scales: str | None = setting(None, form="FACTOR[,FACTOR]")
     signed: bool = setting(False)
     precision: str = setting("ieee", names=PRECISIONS)
 
@@ -127,6 +131,10 @@ class SegmentationSettings:
         for name in ("window", "contour"):
             if getattr(self, name) % 2 == 0:
                 raise InputError(f"segmentation setting {name} must be an odd integer, not {getattr(self, name)}")
+        if self.views not in (1, 2, 4, 8):
+            raise InputError(f"segmentation setting views must be 1, 2, 4 or 8, not {self.views}")
+        if self.scales is not None and not all(0 < factor < math.inf for factor in self.scale_factors):
+            raise InputError(f"segmentation setting scales must be factors above 0, as 0.75,1.5, not {self.scales!r}")
         weights = [getattr(self, f.name) for f in fields(self) if f.name.startswith("weight_")]
         if min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise InputError(f"segmentation settings weight_: {weights} must be 0 or more, and not all of them 0")
@@ -134,6 +142,12 @@ class SegmentationSettings:
             raise InputError(f"segmentation setting smooth must be from 0 to 1, not {self.smooth!r}")
         if not 0 <= self.epsilon < 1:
             raise InputError(f"segmentation setting epsilon must be at least 0 and less than 1, not {self.epsilon!r}")
+
+    @property
+    def scale_factors(self) -> tuple[float, ...]:
+        """`scales` as numbers; 0 for what is none."""
+        parts = [] if self.scales is None else str(self.scales).split(",")
+        return tuple(float(part) if re.fullmatch(r"\s*[0-9]*\.?[0-9]+\s*", part) else 0.0 for part in parts)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .peak_backprop import PeakBackprop
 from .peak_stimulation import enlarge, peak_stimulation
 from .retrieval import Choice, Fit, Proposals, choose, fit, merged
 from .stages import Peaks, Responses, Walked
+from .views import Views
 
 MIN_SIDE = 32  # least rows and columns of the network's input
 
@@ -183,9 +184,13 @@ class Segmenter:
         # A side of a few pixels is enlarged for itself: no network's stride leaves anything of it.
         return scaled((height, width), self.settings.size, longest=self.settings.longest, least=MIN_SIDE)
 
-    def network_input(self, image: np.ndarray) -> Tensor:
-        """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8; memory as for `to_input`."""
-        size = self.input_size(*image.shape[:2])
+    def network_input(self, image: np.ndarray, scale: float = 1.0) -> Tensor:
+        """(1, 3, H', W') float32, what the network sees of a picture (H, W, 3) uint8; memory as for `to_input`.
+
+        scale: so many times `input_size`.
+        """
+        height, width = (max(MIN_SIDE, round(scale * side)) for side in self.input_size(*image.shape[:2]))
+        size = (height, width)
         return to_input(image, self.mean, self.std, self.contrast, size)[None].to(self.device)
 
     @torch.no_grad()
@@ -194,8 +199,11 @@ class Segmenter:
 
         numbers: what the pictures are called in the ValueError about a non-finite map; None counts from 0.
         """
-        run = self.backprop.prepare(torch.cat([self.network_input(image) for image in images]), numbers)
-        s, maps = self.settings, self.classes.maps(run.maps)
+        s = self.settings
+        inputs = [torch.cat([self.network_input(image, scale) for image in images]) for scale in (1, *s.scale_factors)]
+        alone = s.views == len(inputs) == 1
+        run = self.backprop.prepare(inputs[0], numbers) if alone else Views(self.backprop, inputs, s.views, numbers)
+        maps = self.classes.maps(run.maps)
         scores, peaks = peak_stimulation(maps, s.window, s.threshold, s.upsample)
         if self.aggregate is not None:
             scores = self.aggregate(maps)

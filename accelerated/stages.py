@@ -8,13 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from .peak_backprop import PreparedWalk
+from .views import Views
 
 
 @dataclass(frozen=True, eq=False)
 class Responses:
     """Stage 1: what a network answers to N pictures whose inputs have one size.
 
-    run : the forward pass, ready for the walk back
+    run : the forward pass, ready for the walk back, or several
     sizes : (H, W) of each picture
     maps : (N, C, h, w) class response maps
     scores : (N, C) class scores before the sigmoid; where the network's classes exclude each other, see `Classes`
@@ -26,7 +27,7 @@ class Responses:
         first strongest peak of the class and 0 for the others
     """
 
-    run: PreparedWalk
+    run: PreparedWalk | Views
     sizes: tuple[tuple[int, int], ...]
     maps: Tensor
     scores: Tensor

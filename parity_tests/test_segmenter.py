@@ -17,15 +17,16 @@ from prm.accelerated.checkpoint import random_checkpoint
 from prm.accelerated.classes import Classes
 from prm.accelerated.peak_backprop.walk import PreparedWalk
 from prm.accelerated.retrieval.log_linear import WEIGHTS, weights_of
+from prm.accelerated.segmenter import MIN_SIDE
 from prm.parity_tests.checks import refused
 from prm.parity_tests.convert import to_reference
 from prm.parity_tests.strategies import has_near_ties
 from prm.parity_tests.tolerances import NETWORK, as_array, assert_close, assert_equal
 from prm.parity_tests.zoo import Model, SmallCnn
 from prm.reference import classes as oracle_classes
-from prm.reference import network as oracle_network
 from prm.reference import peak_stimulation as oracle_stimulation
 from prm.reference import retrieval as oracle
+from prm.reference import views as oracle_views
 
 MEAN, STD = [0.5, 0.4, 0.45], [0.25, 0.3, 0.2]
 BLOCKS = (["max", "strided"], ["strided", "residual", "max"], ["strided", "concat", "strided"])
@@ -75,18 +76,24 @@ def network_input(image, size):
 SHARED = (
     "bias", "class_threshold", "image_threshold", "top", "peak_threshold", "peak_minimum", "window", "threshold",
     "upsample", "contour", "min_area", "max_area", "nms", "nms_per_class", "choice", "seed_pixel", "smooth",
-    "nms_nested", "choose_again",
+    "nms_nested", "choose_again", "views",
 )  # fmt: skip
 
 
 OBJECTNESS = np.random.default_rng(0).permutation(64) / 64
 
 
+def sizes(s, size):
+    """The sizes of the network's inputs."""
+    return [size, *(tuple(max(MIN_SIDE, round(f * side)) for side in size) for f in s.scale_factors)]
+
+
 def expected(module, image, dense, s, size, **classes):
     """The oracle's instances with the settings s; its beta is per pixel, its options have the paper's names."""
+    scaled = [network_input(image, one) for one in sizes(s, size)[1:]]
     return oracle.segment(
         to_reference(module), network_input(image, size), dense, alpha=s.alpha, beta=s.beta_area / (size[0] * size[1]),
-        weights=weights_of(s), objectness=OBJECTNESS[: len(dense)],
+        weights=weights_of(s), objectness=OBJECTNESS[: len(dense)], scaled=scaled,
         **{name: getattr(s, name) for name in SHARED}, **classes,
     )  # fmt: skip
 
@@ -97,15 +104,18 @@ def test_a_setting_has_one_name_and_one_default_everywhere():
     assert {name: oracles[name] for name in SHARED} == {name: ours[name] for name in SHARED}
     # what only one of them has: the network's, the picture's size, the walk's speed, beta per picture area
     assert set(ours) - set(SHARED) - {"signed", "alpha"} == {
-        "size", "longest", "max_peaks", "beta_area", "epsilon", "precision", *(f"weight_{name}" for name in WEIGHTS)}
+        "size", "longest", "max_peaks", "beta_area", "epsilon", "precision", "scales",
+        *(f"weight_{name}" for name in WEIGHTS)}
     assert set(oracles) - set(ours) == {
-        "network", "image", "proposals", "beta", "class_logit", "groups", "exclusive", "weights", "objectness"}
+        "network", "image", "proposals", "beta", "class_logit", "groups", "exclusive", "weights", "objectness",
+        "scaled"}
 
 
 def unclear(module, image, s, size, groups=None):
     """Whether float32 could find other peaks than float64: near-ties of the maps, which no test may lean on."""
     plain = to_reference(module)
-    M = oracle_network.forward(plain, network_input(image, size))[plain.output]
+    seen = oracle_views.look(plain, [network_input(image, one) for one in sizes(s, size)], s.views)
+    M = oracle_views.mean_maps(plain, seen)
     M = (M if groups is None else oracle_classes.group_maps(M, groups))[None]
     E = oracle_stimulation.enlarge(M, s.upsample)
     levels = [oracle_stimulation.threshold_value(m, s.threshold) for m in E.reshape(-1, *E.shape[2:])]
@@ -149,6 +159,11 @@ SETTINGS = {
     "again": {"choose_again": True, "class_threshold": 0.0, "nms_per_class": True},
     "fit, again": {"choice": "fit", "choose_again": True, "nms_nested": 0.6, "weight_on_contour": 0.5,
                    "peak_threshold": 0.0, "class_threshold": 0.0},
+    "mirrored": {"views": 2, "class_threshold": 0.3},
+    "eight views": {"views": 8, "class_threshold": 0.3},
+    "eight views, enlarged": {"views": 8, "upsample": 3, "class_threshold": 0.3},
+    "scales": {"scales": "0.75,1.5", "class_threshold": 0.3},
+    "views and scales": {"views": 4, "scales": "1.25", "upsample": 2, "class_threshold": 0.3},
     "WISE": {"choice": "fit", "seed_pixel": "require", "weight_mass": 0.0, "min_area": 0.0, "max_area": 1.0},
 }  # fmt: skip
 

@@ -79,11 +79,13 @@ class PreparedWalk:
 
         Parameters
         ----------
-        peaks : (K, 4) int64, tensor or array, rows (image, class, row, column) on the maps enlarged by `upsample`
+        peaks : (K, 4) int64, tensor or array, rows (image, class, row, column) on the maps enlarged by `upsample`;
+            or float64, where rows and columns lie between positions
 
         Raises ValueError for a peak outside the maps.
         """
-        peaks = tensor_of(peaks).to(self.maps.device, torch.int64).reshape(-1, 4)
+        peaks = tensor_of(peaks).reshape(-1, 4)
+        peaks = peaks.to(self.maps.device, torch.float64 if peaks.is_floating_point() else torch.int64)
         return PeakResponseMaps(*self._stream.run(self._walked, peaks))
 
     def _walked(self, peaks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,7 +125,7 @@ class PreparedWalk:
     def _check(self, peaks: Tensor) -> None:
         N, C, h, w = self.maps.shape
         size = torch.tensor([N, C, h * self._upsample, w * self._upsample], device=peaks.device)
-        outside = ((peaks < 0) | (peaks >= size)).any(dim=1).nonzero()
+        outside = ((peaks < 0) | (peaks > size - 1)).any(dim=1).nonzero()
         if len(outside):
             raise ValueError(
                 f"peak {peaks[outside[0, 0]].tolist()} (image, class, row, column) lies outside maps of {size.tolist()}"
@@ -132,9 +134,10 @@ class PreparedWalk:
     def _start(self, peaks: Tensor) -> Visits:
         """P at the top: 1 at the peak, or its bilinear weights over 2 x 2 positions if it was on an enlarged map."""
         _, C, h, w = self.maps.shape
-        n, c, row, col = peaks.cpu().unbind(1)
-        top, below, down = (t[row] for t in source_positions(h, self._upsample))
-        left, right, over = (t[col] for t in source_positions(w, self._upsample))
+        n, c = peaks[:, :2].cpu().long().unbind(1)
+        (top, below, down), (left, right, over) = (
+            _sources(at, size, self._upsample) for at, size in zip(peaks[:, 2:].cpu().unbind(1), (h, w))
+        )
         first, last = torch.stack([top, left], dim=1).numpy(), torch.stack([below, right], dim=1).numpy() + 1
         origin, size = windows(first, last, (h, w))
         P, k = torch.zeros(len(peaks), C, *size, dtype=torch.float64), torch.arange(len(peaks))
@@ -143,6 +146,16 @@ class PreparedWalk:
             for j, weight_j in ((left, 1 - over), (right, over)):
                 P[k, c, i - o_row, j - o_col] += weight_i * weight_j
         return Visits(P.to(self.maps), first, last, origin, n.numpy())
+
+
+def _sources(at: Tensor, size: int, factor: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`source_positions` of some places, or of places (float64) between them."""
+    if not at.is_floating_point():
+        below, above, t = source_positions(size, factor)
+        return below[at], above[at], t[at]
+    at = at * (size - 1) / max(factor * size - 1, 1)
+    below = at.long()
+    return below, (below + 1).clamp(max=size - 1), at - below
 
 
 class PeakBackprop:

@@ -38,17 +38,26 @@ def start(position, map_shape, upsample=1):
 
     For a peak found on the map enlarged by `upsample` (row and column in enlarged coordinates): the bare bilinear
     weights of that position over its source positions, at most four. Eq. 5 is not applied to the enlargement.
+    Row and column may also lie between positions of the map itself (upsample 1): the same weights.
     """
-    c, row, column = (int(v) for v in position)
+    c, row, column = position
     C, H, W = map_shape
-    if not (0 <= c < C and 0 <= row < upsample * H and 0 <= column < upsample * W):
+    if not (0 <= c < C and 0 <= row <= upsample * H - 1 and 0 <= column <= upsample * W - 1):
         raise ValueError(f"peak {(c, row, column)} lies outside maps of shape {map_shape} enlarged by {upsample}")
     P = np.zeros(map_shape)
-    (ra, rb, rt), (ca, cb, ct) = source(H, upsample), source(W, upsample)
-    for i, in_row in ((ra[row], 1.0 - rt[row]), (rb[row], rt[row])):
-        for j, in_column in ((ca[column], 1.0 - ct[column]), (cb[column], ct[column])):
-            P[c, i, j] += in_row * in_column
+    for i, in_row in _sources(row, H, upsample):
+        for j, in_column in _sources(column, W, upsample):
+            P[int(c), i, j] += in_row * in_column
     return P
+
+
+def _sources(position, size, upsample):
+    """The two positions on the axis of the map that one of the enlarged axis lies between, and their weights."""
+    if upsample == 1:
+        a, t = int(position), position - int(position)
+        return (a, 1.0 - t), (min(a + 1, size - 1), t)
+    a, b, t = (array[int(position)] for array in source(size, upsample))
+    return (a, 1.0 - t), (b, t)
 
 
 def peak_response_map(P):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from .. import classes, peak_stimulation
-from .. import network as net
+from .. import views as views_of
 from .log_linear import confident_score, ranked_fit
 from .scores import background, enlarged_response, ranked_proposals, resize_nearest, terms
 
@@ -153,6 +153,7 @@ def segment(
     threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
     nms=0.3, nms_per_class=False, signed=False, groups=None, exclusive=False, image_threshold=0.0, top=None,
     choice="eq6", weights=None, objectness=None, seed_pixel="free", smooth=0.0, nms_nested=None, choose_again=False,
+    views=1, scaled=(),
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
@@ -163,14 +164,16 @@ def segment(
     `presence` then, top: most classes; see `reference/classes.py`.
     choice: "eq6", or "fit", the second choice: weights, seed_pixel and smooth as in `best_fit`, objectness (J,), which
     None makes 1 for all. nms_nested, choose_again: `nested` and `again` of `nms`.
+    views, scaled: maps and PRMs are the mean over so many turned views of the image, and of the same picture at other
+    sizes (C, h, w); see `reference/views.py`.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
     if choice not in ("eq6", "fit"):
         raise ValueError(f"choice must be eq6 or fit, not {choice!r}")
     objectness = np.ones(len(proposals)) if objectness is None else objectness
-    activations = net.forward(network, image)  # line 2
-    network_maps = activations[net.as_network(network).output]
+    seen = views_of.look(network, [image, *scaled], views)  # line 2
+    network_maps = views_of.mean_maps(network, seen)
     groups = groups or [(c,) for c in range(len(network_maps))]
     M = classes.group_maps(network_maps, groups)
     stimulated = peak_stimulation.forward(M[None], window, threshold, upsample=upsample)
@@ -189,18 +192,18 @@ def segment(
         confidence = float(expit(scores[c]))
         for k in select_peaks(values, peak_threshold, peak_minimum):  # line 6
             start = classes.first_member(all_enlarged, groups[c], peaks[k])
-            walk = net.walk(network, activations, (start, *peaks[k]), upsample, signed)  # line 7
-            if walk.empty:
+            R, empty = views_of.mean_prm(network, seen, (start, *peaks[k]), image.shape[1:], upsample, signed)  # line 7
+            if empty:
                 continue
             if choice == "fit":
                 how = (contour, area, seed_pixel, smooth)
-                ranked = ranked_fit(walk.prm, proposals, N, Q, objectness, weights, *how)
+                ranked = ranked_fit(R, proposals, N, Q, objectness, weights, *how)
             else:
-                ranked = ranked_proposals(walk.prm, proposals, Q, alpha, beta, contour, area)
+                ranked = ranked_proposals(R, proposals, Q, alpha, beta, contour, area)
             for index, value, _ in ranked if choose_again else ranked[:1]:
-                mask, S = proposals[index], resize_nearest(proposals[index], walk.prm.shape)
+                mask, S = proposals[index], resize_nearest(proposals[index], R.shape)
                 at = image_position(peaks[k], M.shape[1:], mask.shape, upsample)
                 value = confident_score(confidence, value, weights) if choice == "fit" else value
-                three = terms(walk.prm, S, Q, contour)
-                instances.append(Instance(c, mask, value, confidence, at, walk.prm, index, three))
+                three = terms(R, S, Q, contour)
+                instances.append(Instance(c, mask, value, confidence, at, R, index, three))
     return _suppressed(instances, nms, nms_per_class, nms_nested, choose_again)  # line 13
