@@ -389,13 +389,14 @@ def words_of(place: Path, *arguments):
 def test_the_command_writes_the_setting_and_how_it_was_chosen(place, tmp_path):
     before = load_checkpoint(place / "net")
     files = ["--json", tmp_path / "new" / "tuned.json", "--plot", tmp_path / "surface.png"]
-    printed = command.done(*words_of(place, "--data", "scenes", *FEW, "--halves", *files))
+    others = ["--nms-nested", 0.6, "--threshold", "none"]
+    printed = command.done(*words_of(place, "--data", "scenes", *FEW, "--halves", *files, *others))
     page = json.loads((tmp_path / "new" / "tuned.json").read_text())
     assert page["pictures"] == 4 and page["tried"] >= 16 and len(page["halves"]) == 2
     assert page["figures"]["mAP^r"] >= 0 and set(page["proxy_rank_correlation"]) <= {"mAP^r", "ABO"}
     after = load_checkpoint(place / "net")
     kept = {name: value for name, value in before.segmentation.items() if name != "peak_minimum"}
-    assert after.segmentation == kept | page["chosen"] | {"choice": "eq6"}
+    assert after.segmentation == kept | page["chosen"] | {"choice": "eq6", "nms_nested": 0.6, "threshold": None}
     assert after.figures["loss"] == 0.5
     assert after.figures["tuning"] == {
         "objective": "map", "iou": 0.5, "data": "scenes", "split": "train", "every": 1, "pictures": 4,

@@ -14,6 +14,8 @@ from rich.table import Table
 from prm import InputError
 from prm.settings import SegmentationSettings, meanings
 
+from ..tuning.grid import searched
+from .options import settings_options
 from .shared import (
     Cache,
     DataOption,
@@ -41,6 +43,10 @@ def _values(name: str):
     return Annotated[str | None, typer.Option(metavar="A,B,...", help=text)]
 
 
+SEARCHED = {"peak_minimum", *searched("eq6"), *searched("fit")}
+
+
+@settings_options("opening", SegmentationSettings, "Not searched: used instead, and written, too", SEARCHED)
 def tune(
     data: DataOption,
     split: Annotated[str, typer.Option(help="Which part of it to choose on: train, val, or 'all'.")] = "train",
@@ -63,11 +69,8 @@ def tune(
         typer.Option("--against-defaults", help="Start from prm's defaults and compare with them, not with what the "
                      "checkpoint holds, which may have been tuned before."),
     ] = False,
-    choice: Annotated[
-        str | None,
-        typer.Option(metavar="eq6|fit", help="Which way to choose proposals to tune, and to write into the checkpoint: "
-                     "eq6 by alpha, beta-area and bias, fit by the weights. Default: the checkpoint's."),
-    ] = None,
+    *,
+    opening: dict,
     alpha: _values("alpha") = None,
     beta_area: _values("beta_area") = None,
     bias: _values("bias") = None,
@@ -102,7 +105,7 @@ def tune(
     from ..proposals import Source
     from ..tuning import search as tuning
     from ..tuning.gather import gather
-    from ..tuning.grid import OBJECTIVES, WEIGHTS, full_grid, searched
+    from ..tuning.grid import OBJECTIVES, WEIGHTS, full_grid
 
     started = time.perf_counter()
     check_one_of("--objective", [objective], OBJECTIVES)
@@ -114,8 +117,7 @@ def tune(
     for file in (plot, json_file):
         if file is not None:
             make_folder(file.parent)
-    chosen_by = {} if choice is None else {"choice": choice}
-    segmenter, found, dataset = open_with_data(checkpoint, data, split, device, **chosen_by)
+    segmenter, found, dataset = open_with_data(checkpoint, data, split, device, **opening)
     if against_defaults:
         names = ("peak_minimum", *searched(segmenter.settings.choice))
         usual = {name: getattr(SegmentationSettings(), name) for name in names}
@@ -133,7 +135,7 @@ def tune(
         task = progress.add_task("searching", total=tuples)
         how = (segmenter.settings, grid, OBJECTIVES[objective], iou, extend, tuple(given))
         result = tuning.search(pictures, *how, tick=lambda: _tick(progress, task))
-        searched = time.perf_counter()
+        sought = time.perf_counter()
         other = tuning.halves(pictures, *how, tick=lambda: _tick(progress, task)) if halves else []
     basis = {"objective": objective, "iou": iou, "data": data.name, "split": split, "every": every,
              "pictures": len(pictures)}  # fmt: skip
@@ -141,14 +143,14 @@ def tune(
         from ..tuning.surface import surface
 
         surface(result, plot, f"{len(pictures)} pictures of {data.name}, {split}")
-    seconds = {"gathering": round(gathered - started, 2), "search": round(searched - gathered, 2)}
+    seconds = {"gathering": round(gathered - started, 2), "search": round(sought - gathered, 2)}
     write_figures(json_file, basis | {"seconds_of": seconds} | _figures(result, other, segmenter.settings), started)
     print_table(_settings_table(result, segmenter.settings))
     out_console.print(_remarks(result, seconds))
     if halves:
         print_table(_halves_table(other))
     if write and checkpoint is not None and checkpoint.exists():
-        _write(checkpoint, found, result, basis)
+        _write(checkpoint, found, result, opening, basis)
     elif write:
         out_console.print("Not written: what others trained stays as it is; name a checkpoint of yours with -c.")
 
@@ -168,14 +170,14 @@ def _numbers(name: str, text: str) -> list[float]:
         ) from None
 
 
-def _write(path: Path, found, result, basis: dict) -> None:
+def _write(path: Path, found, result, opening: dict, basis: dict) -> None:
     """The setting, and how it was chosen, into the checkpoint."""
     from prm.accelerated.checkpoint import save_checkpoint
 
     page = path / "checkpoint.json" if path.is_dir() else path
     # A peak threshold has taken the place of an absolute one.
     kept = {name: value for name, value in found.segmentation.items() if name != "peak_minimum"}
-    kept["choice"] = result.settings.choice
+    kept |= opening | {"choice": result.settings.choice}
     chosen = basis | {"present": result.present, "chosen": result.reached}
     save_checkpoint(
         replace(found, segmentation=kept | result.chosen, figures=found.figures | {"tuning": chosen}), page

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prm import InputError
-from prm.accelerated import SegmentationSettings
+from prm.settings import SegmentationSettings
 
 WEIGHTS = {
     "eq6": ("alpha", "beta_area", "bias"),
