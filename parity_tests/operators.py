@@ -501,11 +501,12 @@ def responses(draw, dtype):
 
 @st.composite
 def suppressed(draw, dtype):
-    rng, shape, count = draw(randoms()), draw(pairs(2, 6)), draw(st.integers(0, 7))
+    rng, shape, count = draw(randoms()), draw(pairs(2, 6)), draw(st.integers(0, 9))
+    classes = draw(st.sampled_from([1, 3]))
     arrays = {
         "masks": np.array([masks(rng, shape) for _ in range(count)], bool).reshape(count, *shape),
         "scores": rng.integers(0, 4, count) / 4.0,
-        "labels": rng.integers(0, 2, count),
+        "labels": rng.integers(0, classes, count),
         "peaks": rng.integers(0, 2, (count, 2)),  # few places, so that some have several choices
         "prms": np.array([response(rng, shape) for _ in range(count)]).reshape(count, *shape),
     }
