@@ -61,14 +61,16 @@ def judged(network: Path, data: Path, split: str, every: int, by_name: dict[str,
         segmenter, _, dataset = open_with_data(network, data, split, "cpu", **dict(look))
         for sample in Every(dataset, every):
             proposals, truth = proposals_for(sample.image, RUNS / "proposals", 1000), Proposals.from_masks(sample.masks)
-            ious, responses, walked = proposals.ious(truth).numpy(), segmenter.respond([sample.image]), {}
+            ious, responses, walked, fitted = proposals.ious(truth).numpy(), segmenter.respond([sample.image]), {}, {}
             for name, changes in mine.items():
                 s = replace(segmenter.settings, **changes)
                 found_by = s.peak_threshold, s.class_threshold
                 if found_by not in walked:
                     walked[found_by] = segmenter.walk(responses, segmenter.find_peaks(responses, s))[0]
-                one = walked[found_by]
-                choice = choose(one, fit(one, proposals, s), s)
+                one, by = walked[found_by], (*found_by, s.choice, s.bias)
+                if by not in fitted:
+                    fitted[by] = fit(one, proposals, s)
+                choice = choose(one, fitted[by], s)
                 labels = one.peaks[choice.peaks, 0].numpy()
                 record = ImageRecord(ious[choice.proposals], labels, choice.scores.numpy(), sample.mask_labels)
                 records[name].append(record)
