@@ -73,6 +73,7 @@ class SegmentationSettings:
     nms_per_class : drop instances within their class only, and not across all
     nms_nested : drop the weaker too where this share of the smaller of two masks lies in the other; none: by IoU alone
     choose_again : a peak whose proposal is dropped takes its best one that no instance drops, if there is any
+    min_score : leave instances of a lower score out; none: all stay, which mAP^r asks for
     views : average maps over so many turned pictures: 1, 2 (mirrored), 4 (up and down too) or 8 (by a quarter too)
     scales : average maps over the picture at further sizes too, these times its own; none: its own alone
     signed : let negative input walk through negative weights (the picture itself), instead of shifting it to zero
@@ -109,6 +110,7 @@ class SegmentationSettings:
     nms_per_class: bool = setting(False)
     nms_nested: float | None = setting(None, 0, 1)
     choose_again: bool = setting(False)
+    min_score: float | None = setting(None)
     views: int = setting(1, 1, 8)
     scales: str | None = setting(None, form="FACTOR[,FACTOR]")
     signed: bool = setting(False)

@@ -501,13 +501,17 @@ def responses(draw, dtype):
 
 @st.composite
 def suppressed(draw, dtype):
-    rng, shape, count = draw(randoms()), draw(pairs(2, 6)), draw(st.integers(0, 9))
-    classes = draw(st.sampled_from([1, 3]))
+    rng, shape = draw(randoms()), draw(pairs(2, 6))
+    # Crowded: two peaks of one class, and few masks, so that a peak has several choices, and loses some.
+    crowded = draw(st.booleans())
+    count = int(rng.integers(5, 11)) if crowded else draw(st.integers(0, 7))
+    classes, places, different = (1, 1, 4) if crowded else (3, 3, count)
+    some = [masks(rng, shape) for _ in range(different)]
     arrays = {
-        "masks": np.array([masks(rng, shape) for _ in range(count)], bool).reshape(count, *shape),
+        "masks": np.array([some[i % different] for i in rng.permutation(count)], bool).reshape(count, *shape),
         "scores": rng.integers(0, 4, count) / 4.0,
         "labels": rng.integers(0, classes, count),
-        "peaks": rng.integers(0, 2, (count, 2)),  # few places, so that some have several choices
+        "peaks": np.stack([rng.integers(0, places, count), rng.integers(0, 2, count)], axis=1),
         "prms": np.array([response(rng, shape) for _ in range(count)]).reshape(count, *shape),
     }
     options = {"nested": draw(st.sampled_from([None, None, 0.6, 1.0])), "again": draw(st.booleans())}

@@ -21,7 +21,7 @@ OTHERWISE = {
     "peak_threshold": 0.9, "peak_minimum": 0.2, "max_peaks": 2, "alpha": 2.5, "beta_area": 0.0, "bias": 1.5,
     "contour": 3, "min_area": 0.05, "max_area": 0.1, "epsilon": 0.95, "nms": 0.05, "nms_per_class": True,
     "signed": True, "precision": "tf32", "image_threshold": 0.5, "top": 1, "choice": "fit",
-    "nms_nested": 0.2, "choose_again": True, "views": 8, "scales": "0.75",
+    "nms_nested": 0.2, "choose_again": True, "views": 8, "scales": "0.75", "min_score": 1.3,
 }  # fmt: skip
 """Another value of every setting than the checkpoint's."""
 FIT = {"weight_mass": 0.5, "weight_response": 2, "weight_objectness": 0, "weight_inside": 3, "weight_on_contour": 1,

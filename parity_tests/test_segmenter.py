@@ -76,7 +76,7 @@ def network_input(image, size):
 SHARED = (
     "bias", "class_threshold", "image_threshold", "top", "peak_threshold", "peak_minimum", "window", "threshold",
     "upsample", "contour", "min_area", "max_area", "nms", "nms_per_class", "choice", "seed_pixel", "smooth",
-    "nms_nested", "choose_again", "views",
+    "nms_nested", "choose_again", "views", "min_score",
 )  # fmt: skip
 
 
@@ -159,6 +159,7 @@ SETTINGS = {
     "again": {"choose_again": True, "class_threshold": 0.0, "nms_per_class": True},
     "fit, again": {"choice": "fit", "choose_again": True, "nms_nested": 0.6, "weight_on_contour": 0.5,
                    "peak_threshold": 0.0, "class_threshold": 0.0},
+    "least score": {"min_score": 1.1, "class_threshold": 0.2},
     "mirrored": {"views": 2, "class_threshold": 0.3},
     "eight views": {"views": 8, "class_threshold": 0.3},
     "eight views, enlarged": {"views": 8, "upsample": 3, "class_threshold": 0.3},

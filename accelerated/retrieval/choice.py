@@ -130,6 +130,8 @@ def choose(
         rows = rivals(chosen, chosen, s.nms, s.nms_nested).cpu().numpy()
         kept = assigned(range(len(rows)), len(rows), *ordered, rows.__getitem__, s.nms_per_class)
         kept = {p: replace(one, mask=int(first[p])) for p, one in kept.items()}
+    if s.min_score is not None:
+        kept = {p: one for p, one in kept.items() if one.score >= s.min_score}
     masks = none.new_tensor([one.mask for one in kept.values()])
     scores = none.new_tensor([one.score for one in kept.values()], dtype=torch.float64)
     suppressed = tuple(tuple(with_one[one.suppressed].tolist()) for one in kept.values())

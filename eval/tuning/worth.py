@@ -16,7 +16,8 @@ these) this one ordered settings most as mAP^r and ABO do, on drawn scenes and o
 well on one and fail on the other. `search.Search.agreement` says how well it does on pictures with masks. It cannot
 tell duplicates from instances, so by the proxy alone the suppression and the class threshold stay as they are.
 
-Every peak counts with its first choice: what `choose_again` adds afterwards takes part in no figure here.
+Every peak counts with its first choice: what `choose_again` adds afterwards, and what `min_score` leaves out, makes no
+difference here.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def segment(
     threshold="median", upsample=1, contour=5, min_area=2e-5, max_area=0.85, class_logit=None, peak_minimum=None,
     nms=0.3, nms_per_class=False, signed=False, groups=None, exclusive=False, image_threshold=0.0, top=None,
     choice="eq6", weights=None, objectness=None, seed_pixel="free", smooth=0.0, nms_nested=None, choose_again=False,
-    views=1, scaled=(),
+    views=1, scaled=(), min_score=None,
 ) -> list[Instance]:  # fmt: skip
     """Algorithm 1: the instances in an image (C, H, W), for a network as plain data and proposals (J, h, w) bool.
 
@@ -165,7 +165,7 @@ def segment(
     choice: "eq6", or "fit", the second choice: weights, seed_pixel and smooth as in `best_fit`, objectness (J,), which
     None makes 1 for all. nms_nested, choose_again: `nested` and `again` of `nms`.
     views, scaled: maps and PRMs are the mean over so many turned views of the image, and of the same picture at other
-    sizes (C, h, w); see `reference/views.py`.
+    sizes (C, h, w); see `reference/views.py`. min_score: the least score of an instance, asked at the end.
     Ordered by score. No class, no peak, no proposal, an empty PRM: an empty list. Non-finite maps: InputError.
     """
     image, proposals = np.asarray(image, np.float64), [np.asarray(S, bool) for S in proposals]
@@ -206,4 +206,5 @@ def segment(
                 value = confident_score(confidence, value, weights) if choice == "fit" else value
                 three = terms(R, S, Q, contour)
                 instances.append(Instance(c, mask, value, confidence, at, R, index, three))
-    return _suppressed(instances, nms, nms_per_class, nms_nested, choose_again)  # line 13
+    kept = _suppressed(instances, nms, nms_per_class, nms_nested, choose_again)  # line 13
+    return [one for one in kept if min_score is None or one.score >= min_score]
