@@ -121,7 +121,7 @@ WRONG = {
     "peak_backprop.max_pool2d": ({"peak_backprop__max_pool2d": last_of_equals}, r"P\(U\)\[0, \d, \d\] is 0\.0"),
     "peak_backprop.conv2d": ({"peak_backprop__conv2d": without_leak}, r"leaked is 0\.0, expected 0\.\d+"),
     "peak_stimulation.backward": ({"peak_stimulation__backward": bare_gradient}, r"gradient\[0, 0, \d, \d\] is"),
-    "retrieval.nms": ({"retrieval__nms": unordered_nms}, r"kept\[\d\] is \d\.0, expected \d\.0; \d of \d values differ$"),
+    "retrieval.nms": ({"retrieval__nms": unordered_nms}, r"kept\[\d\] is \d\.0, expected \d\.0; \d of \d values"),
     "retrieval.contour": (
         {"retrieval__contour": lambda S, width: np.asarray(S, bool)},
         r"mask\[\d, \d\] is 1\.0, expected 0\.0",

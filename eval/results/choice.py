@@ -47,6 +47,7 @@ def rules(run: int, views: bool) -> dict[str, dict]:
         "without the rule of nested masks": {"nms_nested": None},
         "without peaks below the median": {"threshold": "median"},
         "without faint classes": {"class_threshold": 0.5},
+        "with a least score of 0.2": {"min_score": 0.2},
         "with maps enlarged by 2": {"upsample": 2},
     }
     return found | ({"with two views": {"views": 2}, "with eight views": {"views": 8}} if views else {})
@@ -97,8 +98,9 @@ def main(data: str, split: str, every: str, *more: str) -> None:
             for name, figures in rows.items():
                 figures["settings"], figures["images"] = by_name[name], len(pictures)
             ordered = sorted(pictures, key=lambda one: -np.nan_to_num(one[3]))
-            page = {"data": Path(data).name, "split": split, "every": int(every), "rows": rows, "pictures": ordered}
-            write_figures(file, page, started)
+            command = " ".join(("python eval/results/choice.py", data, split, every, *more))
+            about = {"command": command, "data": Path(data).name, "split": split, "every": int(every)}
+            write_figures(file, about | {"rows": rows, "pictures": ordered}, started)
 
 
 if __name__ == "__main__":
