@@ -162,6 +162,7 @@ FLOW = {
     "accelerated": (
         {"classes", "inputs", "peak_stimulation"},
         {"aggregation", "peak_backprop"},
+        {"views"},
         {"networks", "stages"},
         {"checkpoint", "retrieval"},
         {"kernels", "pretrained", "segmenter", "training"},

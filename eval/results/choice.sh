@@ -1,10 +1,11 @@
-"""The ways to choose a peak's proposal, on nuclei: the files in eval/results/choice/ and docs/results.md#choice.
-
-python eval/results/choice.py DATA SPLIT EVERY [--views]: the three networks that eval/results/nuclei.sh has trained and
-tuned, on every so many pictures of DATA, BBBC038's stage 1 training set (.zip or folder). A picture is walked once for
-all rules that find the same peaks. Run from the root; then prm eval compare eval/results/choice/SPLIT-*.json.
-"""
-
+#!/usr/bin/env bash
+# The ways to choose a peak's proposal, on nuclei: the files in eval/results/choice/ and the table docs/results.md#choice.
+# Run from the root, after eval/results/nuclei.sh, whose three networks it takes with their settings:
+# eval/results/choice.sh DATA SPLIT EVERY [--views], DATA being BBBC038's stage 1 training set (.zip or folder), EVERY the
+# share of its pictures. A picture is walked once for all rules that find the same peaks. Then:
+# prm eval compare eval/results/choice/SPLIT-*.json
+set -euo pipefail
+python - "$@" <<'END'
 from __future__ import annotations
 
 import json
@@ -98,10 +99,10 @@ def main(data: str, split: str, every: str, *more: str) -> None:
             for name, figures in rows.items():
                 figures["settings"], figures["images"] = by_name[name], len(pictures)
             ordered = sorted(pictures, key=lambda one: -np.nan_to_num(one[3]))
-            command = " ".join(("python eval/results/choice.py", data, split, every, *more))
+            command = " ".join(("eval/results/choice.sh", data, split, every, *more))
             about = {"command": command, "data": Path(data).name, "split": split, "every": int(every)}
             write_figures(file, about | {"rows": rows, "pictures": ordered}, started)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+main(*sys.argv[1:])
+END
