@@ -4,7 +4,7 @@
 #
 # Three trainings on tile labels of the train split; the settings of each chosen on every 8th picture of it, with masks
 # and, for comparison, by the proxy and for Eq. 6. The first is judged on the val split beside a watershed tuned on the
-# same pictures, and is the one that comes along; eval/results/choice.sh compares all three.
+# same pictures, and is the one that comes along; python -m prm.eval.experiments.choice compares all three.
 set -euo pipefail
 data="$1"
 work=runs/nuclei

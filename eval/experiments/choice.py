@@ -1,11 +1,11 @@
-#!/usr/bin/env bash
-# The ways to choose a peak's proposal, on nuclei: the files in eval/results/choice/ and the table docs/results.md#choice.
-# Run from the root, after eval/results/nuclei.sh, whose three networks it takes with their settings:
-# eval/results/choice.sh DATA SPLIT EVERY [--views], DATA being BBBC038's stage 1 training set (.zip or folder), EVERY the
-# share of its pictures. A picture is walked once for all rules that find the same peaks. Then:
-# prm eval compare eval/results/choice/SPLIT-*.json
-set -euo pipefail
-python - "$@" <<'END'
+"""The ways to choose a peak's proposal, on nuclei: the files in eval/results/choice/ and docs/results.md#choice.
+
+python -m prm.eval.experiments.choice DATA SPLIT EVERY [--views]: the three networks that eval/results/nuclei.sh has
+trained and tuned, on every so many pictures of DATA, BBBC038's stage 1 training set (.zip or folder). A picture is
+walked once for all rules that find the same peaks. Run from the root; then prm eval compare
+eval/results/choice/SPLIT-*.json.
+"""
+
 from __future__ import annotations
 
 import json
@@ -17,11 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import prm
+from prm.accelerated import Segmenter
+from prm.accelerated.checkpoint import load_checkpoint
 from prm.accelerated.retrieval import Proposals, choose, fit
-from prm.eval.cli.shared import Every, open_with_data, write_figures
-from prm.eval.judging.evaluators import instance_figures
-from prm.eval.metrics import ImageRecord
-from prm.eval.proposals import proposals_for
+from prm.files import atomic_write, json_bytes
+
+from ..datasets import open_dataset
+from ..judging.evaluators import instance_figures
+from ..metrics import ImageRecord
+from ..proposals import proposals_for
 
 OUT, TUNED, RUNS = Path("eval/results/choice"), Path("eval/results/nuclei"), Path("runs/nuclei")
 WEIGHTS = ("mass", "response", "objectness", "inside", "on_contour")
@@ -60,8 +65,9 @@ def judged(network: Path, data: Path, split: str, every: int, by_name: dict[str,
     pictures = []
     for look in sorted({looking(changes) for changes in by_name.values()}, key=str):
         mine = {name: changes for name, changes in by_name.items() if looking(changes) == look}
-        segmenter, _, dataset = open_with_data(network, data, split, "cpu", **dict(look))
-        for sample in Every(dataset, every):
+        segmenter = Segmenter.from_checkpoint(load_checkpoint(network), **dict(look))
+        dataset = open_dataset(data, split=split, class_names=segmenter.classes.names)
+        for sample in (dataset[i] for i in range(0, len(dataset), every)):
             proposals, truth = proposals_for(sample.image, RUNS / "proposals", 1000), Proposals.from_masks(sample.masks)
             ious, responses, walked, fitted = proposals.ious(truth).numpy(), segmenter.respond([sample.image]), {}, {}
             for name, changes in mine.items():
@@ -99,10 +105,13 @@ def main(data: str, split: str, every: str, *more: str) -> None:
             for name, figures in rows.items():
                 figures["settings"], figures["images"] = by_name[name], len(pictures)
             ordered = sorted(pictures, key=lambda one: -np.nan_to_num(one[3]))
-            command = " ".join(("eval/results/choice.sh", data, split, every, *more))
-            about = {"command": command, "data": Path(data).name, "split": split, "every": int(every)}
-            write_figures(file, about | {"rows": rows, "pictures": ordered}, started)
+            about = {
+                "command": " ".join(("python -m prm.eval.experiments.choice", data, split, every, *more)),
+                "version": prm.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
+                "seconds": round(time.perf_counter() - started, 2), "data": Path(data).name, "split": split,
+            }  # fmt: skip
+            atomic_write(file, json_bytes(about | {"every": int(every), "rows": rows, "pictures": ordered}))
 
 
-main(*sys.argv[1:])
-END
+if __name__ == "__main__":
+    main(*sys.argv[1:])
