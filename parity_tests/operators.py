@@ -502,7 +502,7 @@ def responses(draw, dtype):
 @st.composite
 def suppressed(draw, dtype):
     rng, shape = draw(randoms()), draw(pairs(2, 6))
-    # Crowded: two peaks of one class, and few masks, so that a peak has several choices, and loses some.
+    # Crowded: three peaks of one class, and few masks, so that a peak has several choices, and loses some.
     crowded = draw(st.booleans())
     count = int(rng.integers(5, 11)) if crowded else draw(st.integers(0, 7))
     classes, places, different = (1, 1, 4) if crowded else (3, 3, count)
@@ -511,7 +511,7 @@ def suppressed(draw, dtype):
         "masks": np.array([some[i % different] for i in rng.permutation(count)], bool).reshape(count, *shape),
         "scores": rng.integers(0, 4, count) / 4.0,
         "labels": rng.integers(0, classes, count),
-        "peaks": np.stack([rng.integers(0, places, count), rng.integers(0, 2, count)], axis=1),
+        "peaks": np.stack([rng.integers(0, places, count), rng.integers(0, 3, count)], axis=1),
         "prms": np.array([response(rng, shape) for _ in range(count)]).reshape(count, *shape),
     }
     options = {"nested": draw(st.sampled_from([None, None, 0.6, 1.0])), "again": draw(st.booleans())}
