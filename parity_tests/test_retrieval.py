@@ -381,6 +381,16 @@ def test_nms_with_another_choice_by_hand(device):
     assert (kept.tolist(), merged[:, 0, :2].tolist()) == ([0], [[0.5, 0.5]])
 
 
+def test_a_lost_map_goes_to_what_dropped_the_first_choice(device):
+    # Peaks 0 and 1 stand apart; peak 2 would have the mask of peak 0, then that of peak 1.
+    masks = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]], [[1, 1, 0, 0]], [[0, 0, 1, 1]]], bool)
+    prms = torch.eye(3, 4, device=device)[[0, 1, 2, 2], None]
+    peaks = torch.tensor([[0, 0], [0, 1], [0, 2], [0, 2]])
+    scores = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    kept, merged = fast.nms(encoded(masks, device), scores, torch.zeros(4).long(), peaks, prms, again=True)
+    assert (kept.tolist(), merged[:, 0, :3].tolist()) == ([0, 1], [[0.5, 0, 0.5], [0, 1, 0]])
+
+
 def test_nms_threshold_is_inclusive(device):
     masks = np.array([[[1, 1, 1, 1, 0]], [[1, 1, 0, 0, 0]]], bool)  # IoU 1/2
     arguments = torch.tensor([2.0, 1.0]), torch.zeros(2).long(), torch.zeros(2, 2), torch.ones(2, 1, 5, device=device)
