@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from prm import InputError
 from prm.settings import SegmentationSettings
@@ -52,8 +51,8 @@ def full_grid(
     for name, values in given.items():
         if name not in names:
             raise InputError(f"setting {name!r} is not searched with {settings.choice}; known are {', '.join(names)}")
-        least, most = (0, 1) if name in CUTS else (0, np.inf)
-        wrong = [value for value in values if not (least <= value <= most and np.isfinite(value))]
+        least, most = (0, 1) if name in CUTS else (0, math.inf)
+        wrong = [value for value in values if not (least <= value <= most and math.isfinite(value))]
         if not values or wrong:
             span = "from 0 to 1" if name in CUTS else "0 or more"
             raise InputError(f"{name}: {wrong[0] if wrong else 'no value'} cannot be tried; give numbers {span}")
