@@ -90,7 +90,7 @@ def test_every_shared_option_is_here():
 
 def test_the_papers_tables_choose_by_eq_6_whatever_the_checkpoint_does(place, usual):
     checkpoint = load_checkpoint(place / "net")
-    own = {"choice": "fit", "nms_nested": 0.2, "choose_again": True}
+    own = {"choice": "fit", "nms_nested": 0.2, "choose_again": True, "min_score": 0.9, "views": 2, "scales": "0.75"}
     fitted = replace(checkpoint, segmentation=checkpoint.segmentation | own)
     save_checkpoint(fitted, place / "fitted" / "checkpoint.json")
     common = ["--data", "scenes", "-c", "fitted", "--cache", "cache"]

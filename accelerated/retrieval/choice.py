@@ -20,7 +20,7 @@ from .log_linear import Factors, all_terms, candidates, factors, log_linear, ran
 from .masks import Proposals
 from .runs import run_sums
 from .scores import Prepared, background, best, enlarged_response, prepare, score, terms
-from .suppress import assigned, rivals
+from .suppress import Kept, assigned, rivals
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,22 +120,34 @@ def choose(
         k = best(row, candidate.any(0))
         return (int(k), float(scored(p, k))) if row[0, k] > -torch.inf else None
 
-    def drops(k: int) -> np.ndarray:
-        return rivals(proposals.select([k]), proposals, s.nms, s.nms_nested)[0].cpu().numpy()
-
-    if s.choose_again:
-        kept = assigned(first.tolist(), len(proposals), *ordered, drops, s.nms_per_class, another)
-    else:  # none but the first choices are compared
-        chosen = proposals.select(first.to(proposals.device))
-        rows = rivals(chosen, chosen, s.nms, s.nms_nested).cpu().numpy()
-        kept = assigned(range(len(rows)), len(rows), *ordered, rows.__getitem__, s.nms_per_class)
-        kept = {p: replace(one, mask=int(first[p])) for p, one in kept.items()}
+    kept = _again(proposals, first, ordered, another, s) if s.choose_again else _once(proposals, first, ordered, s)
     if s.min_score is not None:
         kept = {p: one for p, one in kept.items() if one.score >= s.min_score}
     masks = none.new_tensor([one.mask for one in kept.values()])
     scores = none.new_tensor([one.score for one in kept.values()], dtype=torch.float64)
     suppressed = tuple(tuple(with_one[one.suppressed].tolist()) for one in kept.values())
     return Choice(with_one[list(kept)], masks, scores, suppressed)
+
+
+Ordered = tuple[Tensor, Tensor, Tensor]
+"""Scores, classes and positions of peaks: by these they are taken in order."""
+
+
+def _once(proposals: Proposals, first: Tensor, ordered: Ordered, s: SegmentationSettings) -> dict[int, Kept]:
+    """What suppression leaves of the first choices, which alone are compared."""
+    chosen = proposals.select(first.to(proposals.device))
+    rows = rivals(chosen, chosen, s.nms, s.nms_nested).cpu().numpy()
+    kept = assigned(range(len(rows)), len(rows), *ordered, rows.__getitem__, s.nms_per_class)
+    return {p: replace(one, mask=int(first[p])) for p, one in kept.items()}
+
+
+def _again(proposals: Proposals, first: Tensor, ordered: Ordered, another, s) -> dict[int, Kept]:
+    """As `_once`, where a peak may choose `another` of all proposals: each kept one is compared with all, no others."""
+
+    def drops(k: int) -> np.ndarray:
+        return rivals(proposals.select([k]), proposals, s.nms, s.nms_nested)[0].cpu().numpy()
+
+    return assigned(first.tolist(), len(proposals), *ordered, drops, s.nms_per_class, another)
 
 
 def _by_eq6(walked: Walked, fitted: Fit, s: SegmentationSettings, keep) -> tuple[Tensor, Callable]:

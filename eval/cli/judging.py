@@ -247,7 +247,8 @@ def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cach
         return []
     make_folder(out)
     if "choice" not in opening:  # the paper's tables are about its own rules
-        opening = {"choice": "eq6", "nms_nested": None, "choose_again": False} | opening
+        others = {"nms_nested": None, "choose_again": False, "min_score": None, "views": 1, "scales": None}
+        opening = {"choice": "eq6", **others} | opening
     source = Source(proposals, limit, cache) if masks else None
     if masks:
         source()  # what cannot be opened is said before the work

@@ -31,8 +31,8 @@ from ..proposals import proposals_for
 OUT, TUNED, RUNS = Path("eval/results/choice"), Path("eval/results/nuclei"), Path("runs/nuclei")
 WEIGHTS = ("mass", "response", "objectness", "inside", "on_contour")
 NO_WEIGHTS = {f"weight_{name}": 0.0 for name in WEIGHTS}
-PAPER = {"choice": "eq6", "nms_nested": None, "choose_again": False, "threshold": "median"}
 WITHOUT = {"choose_again": False, "nms_nested": None}
+PAPER = {"choice": "eq6", "threshold": "median"} | WITHOUT
 
 
 def rules(run: int, views: bool) -> dict[str, dict]:
