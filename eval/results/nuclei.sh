@@ -25,8 +25,11 @@ for run in 0 1 2; do
     tuned $run proxy "${levers[@]}" --class-threshold 0.02 --objective proxy --no-write
     tuned $run fit "${levers[@]}" --class-threshold 0.02,0.1,0.5
 done
-prm eval --data "$data" --split val --baseline 8 -c $work/0 --cache $work/proposals --json $out/eval.json
-prm eval --data "$data" --split val -c $work/0 --min-score 0.2 --cache $work/proposals --json $out/least_score.json
+# What comes along answers every nucleus once: choosing again ranks better by mAP^r, with faint instances by the dozen.
+val() { prm eval --data "$data" --split val -c $work/0 --cache $work/proposals --json "$out/$1.json" "${@:2}"; }
+val eval --baseline 8 --threshold median --nms-nested none --no-choose-again
+val again --baseline 8
+val least_score --min-score 0.2
 # The network that comes along is this one, without the optimiser's momentum and with its figures on the val split.
 python - <<'END'
 import json
@@ -39,6 +42,8 @@ trained = load_checkpoint("runs/nuclei/0")
 judged = json.loads(Path("eval/results/nuclei/eval.json").read_text())["rows"]["prm"]
 shown = {name: judged[name] for name in ("images", "mAP^r_0.25", "mAP^r_0.5", "mAP^r_0.75", "ABO")}
 figures = trained.figures | {"bbbc038 val": shown}
-save_checkpoint(replace(trained, momentum={}, figures=figures), Path("accelerated/networks/nuclei.json"))
+settings = trained.segmentation | {"threshold": "median", "nms_nested": None, "choose_again": False}
+shipped = replace(trained, momentum={}, figures=figures, segmentation=settings)
+save_checkpoint(shipped, Path("accelerated/networks/nuclei.json"))
 END
-prm eval compare $out/eval.json $out/least_score.json
+prm eval compare $out/eval.json
