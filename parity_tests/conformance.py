@@ -293,7 +293,8 @@ def check(name, implementation, dtype, examples, source="", device="cpu", quick=
 def _absent(name, implementation):
     """The first of the functions behind a row that the implementation lacks, or None."""
     beside = {"retrieval.score": ["retrieval.terms"], NETWORKS: ["network.forward"],
-              "peak_stimulation.backward": ["peak_stimulation.forward"]}  # fmt: skip
+              "peak_stimulation.backward": ["peak_stimulation.forward"],
+              "pseudo_labels.assign": ["pseudo_labels.drawn"]}  # fmt: skip
     for function in (name, *beside.get(name, ())):
         try:
             attrgetter(function)(implementation)

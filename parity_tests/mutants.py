@@ -32,6 +32,7 @@ KERNELS_POOL, KERNELS_WALK = "accelerated/kernels/peak_stimulation.py", "acceler
 KERNELS_RANK = "accelerated/kernels/retrieval.py"
 FIT, REF_FIT = "accelerated/retrieval/log_linear.py", "reference/retrieval/log_linear.py"
 SUPPRESS = "accelerated/retrieval/suppress.py"
+WISE, REF_WISE = "accelerated/pseudo_labels.py", "reference/pseudo_labels.py"
 RUNS, LOOPS = "accelerated/retrieval/runs.py", "accelerated/retrieval/loops.py"
 REF_POOL, REF_WALK = "reference/peak_stimulation.py", "reference/peak_backprop/layers.py"
 REF_UNDER = "reference/peak_backprop/arithmetic.py"
@@ -297,6 +298,25 @@ MUTANTS = (
              "torch.searchsorted(side, keys, right=True) for side in (starts, ends + 1)")),
     _mutant("preferred is required", "retrieval",
             (FIT, 'if seed_pixel == "require":', 'if seed_pixel != "free":')),
+    # ---- WISE, fast path
+    _mutant("a peak's place for its strongest pixel's", "pseudo_labels",
+            (WISE, "(2 * (at // w) + 1) * H // (2 * h)", "(at // w) * H // h")),
+    _mutant("earlier peaks overwrite", "pseudo_labels",
+            (WISE, 'device=maps.device), "amax")', 'device=maps.device) * -1 + len(places) - 1, "amax")')),
+    _mutant("a map of zeros gives a seed", "pseudo_labels",
+            (WISE, "some = maps.flatten(1).any(1)", "some = maps.flatten(1).any(1) | True")),
+    _mutant("the worst proposal that holds a seed", "pseudo_labels",
+            (WISE, "objectness.masked_fill(~holds, -torch.inf)", "(-objectness).masked_fill(~holds, -torch.inf)")),
+    _mutant("the law of all proposals", "pseudo_labels",
+            (WISE, "weights = objectness.where(holds, 0.0)", "weights = objectness.expand(holds.shape)")),
+    _mutant("a sum of 0 draws nobody", "pseudo_labels",
+            (WISE, "weights, holds.double())", "weights, holds.double() * 0)")),
+    _mutant("drawn where the sum is reached", "pseudo_labels",
+            (WISE, "[:, None], right=True)", "[:, None], right=False)")),
+    _mutant("eligible at the threshold", "pseudo_labels",
+            (WISE, "(objectness > threshold)", "(objectness >= threshold)")),
+    _mutant("a mask that meets nobody replaced", "pseudo_labels",
+            (WISE, "torch.where(ious.any(1), ", "torch.where(ious.any(1) | True, ")),
     # ---- kernels: peak pooling
     _mutant("upper median", "kernels_peak_stimulation",
             (KERNELS_POOL, "rank = (size - 1) // 2  #", "rank = size // 2  #")),
@@ -407,6 +427,22 @@ MUTANTS = (
             (REF_FIT, 'if seed_pixel == "require" or (seed_pixel == "prefer" and holding):', "if holding:")),
     _mutant("pixel corners for centres", "retrieval",
             (REF_RANK, "((2 * np.arange(out) + 1) * size) // (2 * out)", "(np.arange(out) * size) // out")),
+    _mutant("log(1 + s) for log(1 + exp(s))", "pseudo_labels",
+            (REF_WISE, "(1 - y) * np.logaddexp(0, s)", "(1 - y) * np.log1p(abs(s))")),
+    _mutant("the first peak of a pixel stays", "pseudo_labels",
+            (REF_WISE, "for (label, _, _), G in zip(peaks, prms):",
+             "for (label, _, _), G in zip(peaks[::-1], prms[::-1]):")),
+    _mutant("rows scaled as columns", "pseudo_labels",
+            (REF_WISE, "(2 * row + 1) * H // (2 * h)", "(2 * row + 1) * W // (2 * w)")),
+    _mutant("the last of equal objectness", "pseudo_labels",
+            (REF_WISE, "int(np.argmax(np.where(holding, o, -np.inf)))",
+             "int(len(o) - 1 - np.argmax(np.where(holding, o, -np.inf)[::-1]))")),
+    _mutant("a seed that nobody holds kept", "pseudo_labels",
+            (REF_WISE, "        if holding.any():\n", "        if len(o):\n")),
+    _mutant("the law not normalised", "pseudo_labels",
+            (REF_WISE, "weights / max(weights.sum(), np.finfo(np.float64).tiny)", "weights / weights.max(initial=1)")),
+    _mutant("the share of the detection for IoU", "pseudo_labels",
+            (REF_WISE, "max((masks[k] | d).sum(), 1)", "max(d.sum(), 1)")),
     # ---- both sides: parity cannot see these
     _mutant("1/N of Eq. 2 dropped", "peak_stimulation", SCORE, REF_SCORE),
     _mutant("1/N of Eq. 3 dropped", "peak_stimulation", GRADIENT, REF_GRADIENT),

@@ -569,6 +569,58 @@ def _truths(mask):
     return array
 
 
+# ---- WISE
+
+
+@st.composite
+def classified(draw, dtype):
+    rng, shape = draw(randoms()), draw(pairs(1, 4))
+    scores, labels = rng.integers(-40, 41, shape) / 8.0, rng.integers(0, 2, shape)
+    scores[0, 0], labels[0, 0] = 5, 0  # where all are right the loss is a logarithm of nearly 1, without digits
+    return {"scores": scores, "labels": labels}
+
+
+@st.composite
+def peaks_with_maps(draw, dtype):
+    """Few values, so that ties are common, and few peaks more than pixels, so that they meet."""
+    rng, (h, w), count = draw(randoms()), draw(pairs(1, 5)), draw(st.integers(0, 6))
+    peaks = np.stack([np.sort(rng.integers(0, 4, count)), np.arange(count), rng.integers(0, 9, count)], axis=1)
+    maps = rng.integers(0, 4, (count, h, w)) / 4.0 * rng.choice([0, 1, 1], (count, 1, 1))
+    return {"peaks": peaks, "prms": maps, "size": draw(st.sampled_from([(h, w), (2 * h, 3 * w), (1, 4), (7, 2)]))}
+
+
+@st.composite
+def seeded(draw, dtype):
+    rng, size = draw(randoms()), draw(pairs(1, 6))
+    count, n = draw(st.integers(0, 5)), draw(st.integers(0, 6))
+    proposals = np.array([masks(rng, size) for _ in range(n)], bool).reshape(n, *size)
+    seeds = np.stack([*(rng.integers(0, side, count) for side in size), rng.integers(1, 4, count)], axis=1)
+    return {"masks": proposals, "objectness": rng.integers(0, 5, n) / 4.0 * rng.choice([0, 1, 1]), "seeds": seeds}
+
+
+@st.composite
+def detected(draw, dtype):
+    case, rng = draw(seeded(dtype)), draw(randoms())
+    found = [masks(rng, case["masks"].shape[1:]) for _ in range(draw(st.integers(0, 4)))]
+    detections = np.array(found, bool).reshape(-1, *case["masks"].shape[1:])
+    return {"detections": detections, "masks": case["masks"], "objectness": case["objectness"],
+            "threshold": draw(st.sampled_from([0.75, 0.5, 0.0]))}  # fmt: skip
+
+
+def assigned(implementation, arguments):
+    """What each covered seed is given, and what three numbers draw by its law."""
+    found = implementation.pseudo_labels.assign(**arguments)
+    n, us = len(arguments["masks"]), (0.0, 0.3, 0.99)
+    law = np.array([one[4] for one in found], np.float64).reshape(len(found), n)
+    # A number at the very edge of two proposals is decided by rounding.
+    clear = [u for u in us if not len(law) or np.abs(law.cumsum(1) - u)[:, :-1].min(initial=1) > 1e-6]
+    draws = [[implementation.pseudo_labels.drawn(one, u) for u in clear] for one in law]
+    columns = {name: np.array([int(one[i]) for one in found], np.int64)
+               for i, name in ((0, "seed"), (1, "proposal"), (3, "label"))}  # fmt: skip
+    scores = np.array([float(one[2]) for one in found])
+    return columns | {"score": scores, "probabilities": law, "drawn": np.array(draws, np.int64)}
+
+
 # ---- the table, in the order of a port
 
 EXACT = {torch.float64: 0.0, torch.float32: 0.0}
@@ -634,5 +686,13 @@ OPERATORS = {
                  lambda port, arguments: {"N": port.retrieval.enlarged_response(**arguments)}, tolerances.OPERATOR),
         Operator("retrieval.best_fit", "second choice", fitted, fit, tolerances.OPERATOR, ("prm::run_sums",)),
         Operator("retrieval.nms", "Algorithm 1", suppressed, kept, tolerances.OPERATOR, ("prm::run_intersections",)),
+        Operator("pseudo_labels.class_loss", "WISE", classified,
+                 lambda port, arguments: {"loss": port.pseudo_labels.class_loss(**arguments)}, tolerances.OPERATOR),
+        Operator("pseudo_labels.seed_map", "WISE", peaks_with_maps,
+                 lambda port, arguments: {"seeds": _integers(port.pseudo_labels.seed_map(**arguments))}, EXACT),
+        Operator("pseudo_labels.assign", "WISE", seeded, assigned, tolerances.OPERATOR),
+        Operator("pseudo_labels.refine", "WISE", detected,
+                 lambda port, arguments: {"masks": _truths(port.pseudo_labels.refine(**arguments))}, EXACT,
+                 ("prm::run_intersections",)),
     )
 }  # fmt: skip

@@ -14,11 +14,13 @@ read, not to be fast. A layer is a matrix A, V = A @ U with maps raveled, of one
 All is computed in float64, whatever the arguments' dtype.
 """
 
+from bisect import bisect_right
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 from scipy import ndimage, sparse
+from scipy.special import log_expit
 
 # ---- Matrices
 
@@ -528,6 +530,57 @@ def nms(instances, threshold, per_class, nested=None, again=False):
     return [replace(group[0], prm=R / R.sum()) if group[1:] else group[0] for group, R in zip(groups, sums)]
 
 
+# ---- WISE
+
+
+def class_loss(scores, labels):
+    """Cross entropy of sigmoids."""
+    towards = np.where(labels == 1, scores, -scores).astype(float)
+    return -log_expit(towards).mean()
+
+
+def seed_map(peaks, prms, size=None):
+    """Class + 1 where each map is largest; the last that writes stays."""
+    h, w = prms.shape[1:]
+    H, W = size or (h, w)
+    seeds = np.zeros((H, W), int)
+    for (label, _, _), at in zip(peaks[prms.any((1, 2))], prms[prms.any((1, 2))].reshape(-1, h * w).argmax(1)):
+        seeds[int((at // w + 0.5) * H / h), int((at % w + 0.5) * W / w)] = label + 1
+    return seeds
+
+
+def assign(masks, objectness, seeds):
+    """The best of the masks that hold a seed, and the shares of them all."""
+    found = []
+    for g, (row, column, label) in enumerate(seeds):
+        holds = np.flatnonzero(masks[:, row, column])
+        if holds.size:
+            o = objectness[holds].astype(float)
+            law = np.zeros(len(masks))
+            law[holds] = o / o.sum() if o.sum() else 1 / holds.size
+            k = max(holds, key=lambda k: (objectness[k], -k))
+            found.append((g, k, objectness[k], label, law))
+    return found
+
+
+def drawn(probabilities, u):
+    """By the distribution's function, inverted."""
+    k = bisect_right(list(np.cumsum(probabilities)), u)
+    return min(k, int(np.flatnonzero(probabilities).max()))
+
+
+def refine(detections, masks, objectness, threshold):
+    """The mask that overlaps most, of those that count; each mask itself where none does."""
+    able = masks[objectness > threshold].reshape(-1, masks[0].size) if len(masks) else masks.reshape(0, 1)
+    if not len(able):
+        return detections
+    flat = detections.reshape(-1, masks[0].size).astype(float)
+    shared = flat @ able.T
+    ious = shared / np.maximum(flat.sum(1)[:, None] + able.sum(1) - shared, 1)
+    chosen = able[ious.argmax(1)].reshape(detections.shape)
+    return np.where(ious.any(1)[:, None, None], chosen, detections)
+
+
 # ---- The object that is compared
 
 
@@ -569,5 +622,8 @@ port = SimpleNamespace(
         fit_terms=fit_terms,
         best_fit=best_fit,
         nms=nms,
+    ),
+    pseudo_labels=SimpleNamespace(
+        class_loss=class_loss, seed_map=seed_map, assign=assign, drawn=drawn, refine=refine
     ),
 )

@@ -29,7 +29,7 @@ from prm.parity_tests.documents import (
     spans,
 )
 
-MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views")
+MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views", "pseudo_labels")
 
 
 def table():

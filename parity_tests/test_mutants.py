@@ -24,7 +24,7 @@ def test_there_are_enough_of_every_kind():
     kinds, stems = Counter(mutant.kind for mutant in MUTANTS), {mutant.stem for mutant in MUTANTS}
     assert kinds["fast path"] >= 40 and kinds["oracle"] >= 20 and kinds["both sides"] >= 5
     families = {"peak_stimulation", "peak_backprop", "retrieval"}
-    assert stems == families | {f"kernels_{name}" for name in families} | {"windows"} | set(EVALUATION)
+    assert stems == families | {f"kernels_{name}" for name in families} | {"windows", "pseudo_labels"} | set(EVALUATION)
     assert kinds["kernels"] >= 15 and kinds["evaluation"] >= 70
     names = [(mutant.kind, mutant.stem, mutant.name) for mutant in MUTANTS]
     assert len(set(names)) == len(names)

@@ -165,7 +165,7 @@ FLOW = {
         {"views"},
         {"networks", "stages"},
         {"checkpoint", "retrieval"},
-        {"kernels", "pretrained", "segmenter", "training"},
+        {"kernels", "pretrained", "pseudo_labels", "segmenter", "training"},
     ),
     "eval": (
         {"metrics", "pictures"},

@@ -17,10 +17,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prm.accelerated import PeakBackprop, peak_stimulation
+from prm.accelerated import pseudo_labels as wise
 from prm.accelerated import retrieval as fast
 from prm.accelerated.peak_backprop.tracing import make_plan
 from prm.accelerated.peak_backprop.visits import Visits
 from prm.accelerated.retrieval import Proposals
+from prm.accelerated.training import soft_margin_loss
 from prm.parity_tests.tolerances import as_array
 
 
@@ -37,6 +39,8 @@ class TorchPort:
         self.peak_stimulation = SimpleNamespace(forward=self._forward, backward=self._backward)
         self.peak_backprop = SimpleNamespace(**layers, **moving, **{name: getattr(self, f"_{name}") for name in others})
         self.retrieval = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in retrieval})
+        pseudo_labels = ("class_loss", "seed_map", "assign", "drawn", "refine")
+        self.pseudo_labels = SimpleNamespace(**{name: getattr(self, f"_{name}") for name in pseudo_labels})
 
     def __repr__(self):
         return f'TorchPort("{self.device}", "{str(self.dtype).removeprefix("torch.")}")'
@@ -219,6 +223,31 @@ class TorchPort:
         return [
             SimpleNamespace(proposal=instances[k].proposal, prm=as_array(prm)) for k, prm in zip(kept.tolist(), merged)
         ]
+
+    # ---- WISE
+
+    def _class_loss(self, scores, labels):
+        scores, labels = self.tensor(scores), self.tensor(labels).to(self.dtype)
+        return float(soft_margin_loss(scores, labels, torch.ones_like(labels)))
+
+    def _seed_map(self, peaks, prms, size=None):
+        return wise.seed_map(self.tensor(peaks), self.tensor(prms), size).cpu().numpy()
+
+    def _rated(self, masks, objectness):
+        rated = torch.tensor(objectness, dtype=torch.float64, device=self.device)
+        return replace(self._masks(masks, masks.shape[1:]), objectness=rated)
+
+    def _assign(self, masks, objectness, seeds):
+        found = wise.assign(self._rated(masks, objectness), self.tensor(seeds))
+        columns = (found.seeds, found.proposals, found.scores, found.labels)
+        return list(zip(*(column.tolist() for column in columns), as_array(found.probabilities)))
+
+    def _drawn(self, probabilities, u):
+        return int(wise.drawn(self.tensor(probabilities, torch.float64)[None], self.tensor(np.array([u]))))
+
+    def _refine(self, detections, masks, objectness, threshold=0.75):
+        found = self._masks(detections, masks.shape[1:])
+        return wise.refine(found, self._rated(masks, objectness), threshold).masks().cpu().numpy()
 
     # ---- whole networks
 

@@ -1,4 +1,4 @@
-"""The oracle: every equation of the paper as written, slow, in float64, without torch.
+"""The oracle: every equation of the papers as written, slow, in float64, without torch.
 
 | paper       | module             |
 |-------------|--------------------|
@@ -6,8 +6,9 @@
 | Eq. 4-5     | `peak_backprop`    |
 | the network | `network`          |
 | Eq. 6, Algorithm 1 | `retrieval` |
+| WISE        | `pseudo_labels`    |
 """
 
-from . import network, peak_backprop, peak_stimulation, retrieval
+from . import network, peak_backprop, peak_stimulation, pseudo_labels, retrieval
 
-__all__ = ["network", "peak_backprop", "peak_stimulation", "retrieval"]
+__all__ = ["network", "peak_backprop", "peak_stimulation", "pseudo_labels", "retrieval"]

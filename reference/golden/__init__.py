@@ -9,9 +9,9 @@ from .checking import Result, check
 from .functions import FUNCTIONS, ORACLE, defaults
 from .inputs import array, mask, numbers, visits
 from .network import NETWORKS
-from .writing import EXACT, write
+from .writing import write
 
 __all__ = [
-    "CASES", "EXACT", "FUNCTIONS", "NETWORKS", "ORACLE", "Case", "Result", "array", "cases", "check", "defaults",
+    "CASES", "FUNCTIONS", "NETWORKS", "ORACLE", "Case", "Result", "array", "cases", "check", "defaults",
     "mask", "numbers", "visits", "write",
 ]  # fmt: skip

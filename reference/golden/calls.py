@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import network, peak_backprop, peak_stimulation, retrieval
+from . import network, peak_backprop, peak_stimulation, pseudo_labels, retrieval
 from .functions import FUNCTIONS, defaults
 
-CASES = {**peak_stimulation.CASES, **peak_backprop.CASES, **network.CASES, **retrieval.CASES}
+CASES = {
+    **peak_stimulation.CASES, **peak_backprop.CASES, **network.CASES, **retrieval.CASES, **pseudo_labels.CASES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

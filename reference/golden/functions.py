@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .. import network, peak_backprop, peak_stimulation, retrieval
+from .. import network, peak_backprop, peak_stimulation, pseudo_labels, retrieval
 
 ORACLE = SimpleNamespace(
-    peak_stimulation=peak_stimulation, peak_backprop=peak_backprop, retrieval=retrieval, network=network
-)
+    peak_stimulation=peak_stimulation, peak_backprop=peak_backprop, retrieval=retrieval, network=network,
+    pseudo_labels=pseudo_labels,
+)  # fmt: skip
 
 
 def _answers(*names, **always):
@@ -59,6 +60,14 @@ def _nms(get, name, arguments):
     ]
     kept = get(name)(instances=instances, **a)
     return {"kept": np.array([one.proposal for one in kept], np.int64), "prms": np.array([one.prm for one in kept])}
+
+
+def _assign(get, name, arguments):
+    found = list(get(name)(**arguments))
+    columns = dict(zip(("seed", "proposal", "score", "label"), zip(*(one[:4] for one in found))))
+    integers = {key: np.array(columns.get(key, ()), np.int64) for key in ("seed", "proposal", "label")}
+    law = np.array([one[4] for one in found], np.float64).reshape(len(found), len(arguments["masks"]))
+    return integers | {"score": np.array(columns.get("score", ()), np.float64), "probabilities": law}
 
 
 def _maps(get, name, arguments):
@@ -136,6 +145,16 @@ FUNCTIONS = {
     "retrieval.confident_score": ("second choice", _answers("score")),
     "retrieval.nms": ("Algorithm 1", _nms),
     "retrieval.segment": ("Algorithm 1", _segment),
+    "pseudo_labels.class_loss": ("WISE", _answers("loss")),
+    "pseudo_labels.seed_map": ("WISE", _answers("seed_map")),
+    "pseudo_labels.seeds_of": ("WISE", _answers("seeds")),
+    "pseudo_labels.record": ("WISE", _answers("x", "y")),
+    "pseudo_labels.pixel": ("WISE", _answers("row", "column")),
+    "pseudo_labels.probabilities": ("WISE", _answers("probabilities")),
+    "pseudo_labels.drawn": ("WISE", _answers("proposal")),
+    "pseudo_labels.assign": ("WISE", _assign),
+    "pseudo_labels.box": ("WISE", _answers("x", "y", "width", "height")),
+    "pseudo_labels.refine": ("WISE", _answers("refined")),
 }
 
 
