@@ -204,6 +204,20 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """How pseudo labels are made.
+
+    method : wise, one proposal for every seed; or prm, the instances that Algorithm 1 finds
+    ungated : wise: classes count that the picture is not labelled with, too
+    maps : wise: a seed is the strongest pixel of a peak's prm, or of the positive part of its plain gradient
+    """
+
+    method: str = setting("wise", names=("wise", "prm"))
+    ungated: bool = setting(False)
+    maps: str = setting("prm", names=("prm", "gradient"))
+
+
+@dataclass(frozen=True)
 class ReadSettings:
     """What is taken of a picture file that holds more than a picture; pages and channels count from 0.
 

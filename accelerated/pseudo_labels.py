@@ -34,16 +34,21 @@ def seed_map(peaks: Tensor, maps: Tensor, size: tuple[int, int] | None = None) -
     """
     if maps.ndim != 3 or len(maps) != len(peaks):
         raise InputError(f"seed_map: {len(peaks)} peaks and maps {tuple(maps.shape)}; one map (h, w) a peak is needed")
-    h, w = maps.shape[1:]
-    H, W = size or (h, w)
+    H, W = size or (maps.shape[1], maps.shape[2])
     some = maps.flatten(1).any(1)
-    at = maps.flatten(1)[some].argmax(1)
-    places = (2 * (at // w) + 1) * H // (2 * h) * W + (2 * (at % w) + 1) * W // (2 * w)
+    rows, columns = strongest_pixels(maps[some], (H, W)).unbind(1)
     last = torch.full((H * W,), -1, dtype=torch.int64, device=maps.device)
-    last.scatter_reduce_(0, places, torch.arange(len(places), device=maps.device), "amax")
+    last.scatter_reduce_(0, rows * W + columns, torch.arange(len(rows), device=maps.device), "amax")
     labels = peaks[some, 0] + 1
     taken = last >= 0
     return torch.zeros_like(last).masked_scatter(taken, labels[last[taken]]).view(H, W)
+
+
+def strongest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where in a picture of `size` each map's first maximum lies: (K, h, w) -> (K, 2) int64 rows and columns."""
+    (h, w), (H, W) = maps.shape[1:], size
+    at = maps.flatten(1).argmax(1)
+    return torch.stack([(2 * (at // w) + 1) * H // (2 * h), (2 * (at % w) + 1) * W // (2 * w)], dim=1)
 
 
 def seeds_of(seed_map: Tensor) -> Tensor:

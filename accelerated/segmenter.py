@@ -223,9 +223,14 @@ class Segmenter:
         presence = self.classes.presence(run.maps)
         return Responses(run, sizes, maps, scores, presence, peaks, response, strongest, share)
 
-    def find_peaks(self, responses: Responses, *settings: SegmentationSettings) -> Peaks:
-        """The peaks that pass any of `settings` (default: the segmenter's own): Algorithm 1, lines 3-5."""
-        passes = torch.stack([passing(responses, s) for s in settings or (self.settings,)]).any(dim=0)
+    def find_peaks(
+        self, responses: Responses, *settings: SegmentationSettings, labels: Sequence[Sequence[int]] | None = None
+    ) -> Peaks:
+        """The peaks that pass any of `settings` (default: the segmenter's own): Algorithm 1, lines 3-5.
+
+        labels: the classes that each picture is known to hold; these take part and no others, whatever their scores.
+        """
+        passes = torch.stack([passing(responses, s, labels) for s in settings or (self.settings,)]).any(dim=0)
         peaks, map_size = responses.peaks[passes], responses.maps.shape[2:]
         starts = peaks[:, 1]
         if self.classes.members is not None:
@@ -250,10 +255,13 @@ class Segmenter:
             ))  # fmt: skip
         return found
 
-    def look(self, image: np.ndarray, *settings: SegmentationSettings) -> Walked:
-        """The first three stages for one picture (H, W, 3) uint8; settings as for `find_peaks`."""
+    def look(
+        self, image: np.ndarray, *settings: SegmentationSettings, labels: Sequence[int] | None = None
+    ) -> Walked:
+        """The first three stages for one picture (H, W, 3) uint8; settings and labels as for `find_peaks`."""
         responses = self.respond([image])
-        return self.walk(responses, self.find_peaks(responses, *settings))[0]
+        given = None if labels is None else [labels]
+        return self.walk(responses, self.find_peaks(responses, *settings, labels=given))[0]
 
     def _segmentation(self, answer: Answer) -> Segmentation:
         """A picture's stages as the instances that they found."""
@@ -290,8 +298,13 @@ class Segmenter:
         return row, column
 
 
-def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
-    """(K,) bool: which valid peaks take part, Algorithm 1, lines 3-5: by class, by response, and the strongest few."""
+def passing(
+    responses: Responses, settings: SegmentationSettings, labels: Sequence[Sequence[int]] | None = None
+) -> Tensor:
+    """(K,) bool: which valid peaks take part, Algorithm 1, lines 3-5: by class, by response, and the strongest few.
+
+    labels: see `Segmenter.find_peaks`.
+    """
     s, response, strongest = settings, responses.response, responses.strongest
     image, label = responses.peaks[:, :2].unbind(1)
     if s.peak_minimum is not None:
@@ -299,7 +312,11 @@ def passing(responses: Responses, settings: SegmentationSettings) -> Tensor:
     else:
         passes = torch.where(strongest > 0, response >= s.peak_threshold * strongest, responses.share == 1)
     allowed = (responses.scores.sigmoid() >= s.class_threshold) & (responses.presence >= s.image_threshold)
-    if s.top is not None:
+    if labels is not None:
+        allowed = torch.zeros_like(allowed)
+        for n, own in enumerate(labels):
+            allowed[n, list(own)] = True
+    elif s.top is not None:
         ranked = responses.scores.masked_fill(~allowed, float("-inf")).argsort(dim=1, descending=True, stable=True)
         allowed = allowed.scatter(1, ranked[:, s.top :], False)
     passes = passes & allowed[image, label]

@@ -613,7 +613,8 @@ def assigned(implementation, arguments):
     n, us = len(arguments["masks"]), (0.0, 0.3, 0.99)
     law = np.array([one[4] for one in found], np.float64).reshape(len(found), n)
     # A number at the very edge of two proposals is decided by rounding.
-    clear = [u for u in us if not len(law) or np.abs(law.cumsum(1) - u)[:, :-1].min(initial=1) > 1e-6]
+    near = np.abs(law.cumsum(1)[:, :-1, None] - us)
+    clear = [u for u, by in zip(us, near.transpose(2, 0, 1)) if not ((by > 0) & (by < 1e-6)).any()]
     draws = [[implementation.pseudo_labels.drawn(one, u) for u in clear] for one in law]
     columns = {name: np.array([int(one[i]) for one in found], np.int64)
                for i, name in ((0, "seed"), (1, "proposal"), (3, "label"))}  # fmt: skip

@@ -14,7 +14,6 @@ read, not to be fast. A layer is a matrix A, V = A @ U with maps raveled, of one
 All is computed in float64, whatever the arguments' dtype.
 """
 
-from bisect import bisect_right
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -565,7 +564,7 @@ def assign(masks, objectness, seeds):
 
 def drawn(probabilities, u):
     """By the distribution's function, inverted."""
-    k = bisect_right(list(np.cumsum(probabilities)), u)
+    k = np.searchsorted(np.cumsum(probabilities), u, side="right")
     return min(k, int(np.flatnonzero(probabilities).max()))
 
 

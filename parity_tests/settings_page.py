@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import Field, fields
 
 from prm.eval.cli.options import usual, words
-from prm.settings import ReadSettings, SegmentationSettings, TrainingSettings, meanings
+from prm.settings import LabelSettings, ReadSettings, SegmentationSettings, TrainingSettings, meanings
 
 
 def page() -> str:
     """Every setting with its default, what it takes, and its meaning."""
     return PAGE.format(segmentation=_table(SegmentationSettings), training=_table(TrainingSettings),
-                       reading=_table(ReadSettings))  # fmt: skip
+                       reading=_table(ReadSettings), labels=_table(LabelSettings))  # fmt: skip
 
 
 def _table(settings: type) -> str:
@@ -48,6 +48,12 @@ Of `prm segment`, `prm eval`, `prm eval tables` and `prm eval report`. A checkpo
 Of `prm train` and, behind `--`, of `prm eval train`. In Python: `prm.settings.TrainingSettings`.
 
 {training}
+
+## Pseudo labels
+
+Of `prm label`. In Python: `prm.settings.LabelSettings`.
+
+{labels}
 
 ## Picture files
 

@@ -166,13 +166,14 @@ FLOW = {
         {"networks", "stages"},
         {"checkpoint", "retrieval"},
         {"kernels", "pretrained", "pseudo_labels", "segmenter", "training"},
+        {"students"},
     ),
     "eval": (
         {"metrics", "pictures"},
         {"datasets"},
         {"proposals"},
         {"bench", "judging", "segment", "segmenter", "tuning"},
-        {"experiments"},
+        {"experiments", "label"},
         {"cli"},
     ),
 }

@@ -218,7 +218,7 @@ class PeakBackprop:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
         self.upsample, self.max_memory, self.windows, self.epsilon = upsample, max_memory, windows, epsilon
-        self._signed, self._precision = signed, precision
+        self.model, self._signed, self._precision = model, signed, precision
         self._sized, self._plans = self._followed(model)
         # glibc gives large blocks back to the system, and each walk would ask for them again; the first of nearly 32
         # MiB that is freed teaches it to keep smaller ones.

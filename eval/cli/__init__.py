@@ -12,6 +12,7 @@ from prm import InputError
 from prm.files import reason
 
 from . import bench, data, judging, parity, proposals
+from .labeling import label
 from .segmenting import segment
 from .training import train, train_series
 from .tuning import tune
@@ -52,6 +53,7 @@ judging.app.command("train", context_settings={"allow_extra_args": True})(train_
 judging.app.command("proposals")(proposals.proposals_command)
 app.add_typer(judging.app, name="eval")
 app.command()(tune)
+app.command()(label)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(parity.app, name="parity")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from prm import InputError
 
-from . import bbbc038, class_folders, coco, folder, synthetic, voc
+from . import bbbc038, class_folders, coco, folder, pseudo_labels, synthetic, voc
 from .base import Boxes, Instances, Sample, Stretched, existing, refuse
 from .bbbc038 import BBBC038, Tiles, tile_arrays
 from .class_folders import ClassFolders
 from .coco import CocoDataset
 from .folder import FolderDataset
+from .pseudo_labels import PseudoLabels
 from .synthetic import SyntheticDataset, draw_scene, make_synthetic
 from .voc import SbdDataset, VocDataset
 
@@ -26,6 +27,7 @@ __all__ = [
     "CocoDataset",
     "FolderDataset",
     "Instances",
+    "PseudoLabels",
     "Sample",
     "SbdDataset",
     "Stretched",
@@ -41,6 +43,7 @@ __all__ = [
 # The order is the order of detection: format name -> (does this path look like it?, loader, what is looked for).
 FORMATS = {
     "folder": (folder.looks_like, FolderDataset, "a folder with labels.csv or instances.json"),
+    "labels": (pseudo_labels.looks_like, PseudoLabels, "a folder that prm label wrote"),
     "synthetic": (synthetic.looks_like, SyntheticDataset, "a folder with synthetic.json"),
     "voc": (voc.looks_like, VocDataset, "VOCdevkit, or VOC<year> with JPEGImages and ImageSets"),
     "sbd": (voc.looks_like_sbd, SbdDataset, "benchmark_RELEASE, or its dataset/ with img, cls and inst"),
@@ -63,7 +66,7 @@ def open_dataset(
         path: a folder, .json or .zip file.
         split: the part to open, as the data set names it, or None for everything. "train" and "val" are known to
             folders (which have splits of the user's naming, as subfolders), drawn scenes, VOC, SBD, COCO and BBBC038.
-        format: "folder", "synthetic", "voc", "sbd", "coco", "bbbc038" or "classes"; None looks at the path.
+        format: "labels", "folder", "synthetic", "voc", "sbd", "coco", "bbbc038" or "classes"; None looks at the path.
         class_names: class names in the order of a trained classifier; labels then index into them.
         report: called with every bad entry of the data set's lists, which is then left out; by default it is raised.
 
@@ -98,4 +101,4 @@ def _detect(path: Path, split: str | None) -> str:
     raise InputError(f"{path}: not a dataset of a known format ({looked_for})")
 
 
-_OWN = ("folder", "synthetic")  # their marks are clear, whatever else lies beside
+_OWN = ("labels", "folder", "synthetic")  # their marks are clear, whatever else lies beside

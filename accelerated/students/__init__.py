@@ -1,0 +1,1 @@
+"""Students: networks that learn masks from pseudo labels, or from true ones, and then answer alone."""
