@@ -218,6 +218,52 @@ class LabelSettings:
 
 
 @dataclass(frozen=True)
+class StudentSettings:
+    """How a student is trained.
+
+    steps : steps of the optimiser
+    batch_size : pictures of a step
+    lr : learning rate
+    schedule : of the learning rate: constant, linear (falling to 0), or step (times 0.1 after 60 % and 85 % of them)
+    warm_up : steps in which it rises to `lr`, from a third of it
+    optimizer : sgd (with momentum 0.9) or adamw
+    weight_decay : of the optimiser
+    labels : best (the proposal of highest objectness) or sampled (drawn anew whenever the picture is loaded)
+    save_every : steps between two checkpoints
+    amp : mixed precision in bfloat16; default: where the device has it
+    workers : processes that read pictures ahead
+    seed : of the weights, the order of the pictures, what is drawn of them, and sampled labels
+    """
+
+    steps: int = setting(1500, 1)
+    batch_size: int = setting(2, 1)
+    lr: float = setting(0.005, 0)
+    schedule: str = setting("step", names=("constant", "linear", "step"))
+    warm_up: int = setting(100, 0)
+    optimizer: str = setting("sgd", names=("sgd", "adamw"))
+    weight_decay: float = setting(1e-4, 0)
+    labels: str = setting("best", names=("best", "sampled"))
+    save_every: int = setting(250, 1)
+    amp: bool | None = setting(None)
+    workers: int = setting(0, 0)
+    seed: int = setting(0, 0)
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What is taken of a student's answer.
+
+    min_score : leave instances of a lower score out; none: all stay, which mAP^r asks for
+    refine : replace each mask by the proposal that overlaps it most (WISE)
+    refine_minimum : refine: proposals count of an objectness above this (the poster: 0.75); none: the best 100
+    """
+
+    min_score: float | None = setting(None)
+    refine: bool = setting(False)
+    refine_minimum: float | None = setting(None, 0, 1)
+
+
+@dataclass(frozen=True)
 class ReadSettings:
     """What is taken of a picture file that holds more than a picture; pages and channels count from 0.
 

@@ -69,18 +69,22 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write `path` (a .json) and the safetensors files that it names, replacing an earlier checkpoint there."""
-    path = Path(path)
-    files = {"weights": checkpoint.state, "momentum": checkpoint.momentum}
     page = {k: v for k, v in vars(checkpoint).items() if k not in ("state", "momentum")}
-    earlier, page["files"] = _files_of(path), {}
+    write_page(path, {"format": FORMAT, **page}, {"weights": checkpoint.state, "momentum": checkpoint.momentum})
+
+
+def write_page(path: Path, page: dict, files: dict[str, dict[str, Tensor]]) -> None:
+    """Write a page (a .json) that names the safetensors files with these tensors, replacing an earlier one there."""
+    path = Path(path)
+    earlier, named = _files_of(path), {}
     for kind, tensors in files.items():
         if tensors:
             content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
             name = f"{path.stem}.{kind}.{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
             atomic_write(path.parent / name, content)
-            page["files"][kind] = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
-    atomic_write(path, (json.dumps({"format": FORMAT, **page}, indent=1) + "\n").encode())
-    for name in earlier - {f["name"] for f in page["files"].values()}:
+            named[kind] = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
+    atomic_write(path, (json.dumps({**page, "files": named}, indent=1) + "\n").encode())
+    for name in earlier - {f["name"] for f in named.values()}:
         (path.parent / name).unlink(missing_ok=True)
 
 
@@ -99,26 +103,38 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises InputError for a path that is not there, a file that is no checkpoint, and damaged or missing weights.
     """
+    path, page, tensors = read_page(path, FORMAT, "prm train")
+    try:
+        found = Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
+        _check(found)
+        return found
+    except InputError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: the checkpoint is incomplete ({reason(error)})") from error
+
+
+def read_page(path: str | Path, wanted: str, writer: str) -> tuple[Path, dict, dict[str, dict[str, Tensor]]]:
+    """Where a page of the format `wanted` lies, what it says, and the tensors of the files that it names.
+
+    path: the page, or the folder that holds it as checkpoint.json; writer: the command that makes one.
+    Raises InputError as `load_checkpoint` does.
+    """
     path = Path(path)
     path = path / "checkpoint.json" if path.is_dir() else path
     try:
         page = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such checkpoint; `prm train` writes checkpoint.json into its output folder"
+            f"{path}: no such checkpoint; `{writer}` writes checkpoint.json into its output folder"
         ) from None
     except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not a checkpoint of prm (a .json page written by `prm train`)") from error
-    if not isinstance(page, dict) or page.pop("format", None) != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of prm (its format is not {FORMAT!r})")
-    files = page.pop("files", {})
+        raise InputError(f"{path}: not a checkpoint of prm (a .json page written by `{writer}`)") from error
+    if not isinstance(page, dict) or page.pop("format", None) != wanted:
+        raise InputError(f"{path}: not a checkpoint of prm (its format is not {wanted!r})")
     try:
-        tensors = {kind: _verified(path.parent / f["name"], f["sha256"]) for kind, f in files.items()}
-        found = Checkpoint(**page, state=tensors["weights"], momentum=tensors.get("momentum", {}))
-        _check(found)
-        return found
-    except InputError:
-        raise
+        files = page.pop("files", {})
+        return path, page, {kind: _verified(path.parent / f["name"], f["sha256"]) for kind, f in files.items()}
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: the checkpoint is incomplete ({reason(error)})") from error
 

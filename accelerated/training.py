@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from prm.settings import TrainingSettings
 from .aggregation import aggregation
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .inputs import scaled, to_input
+from .resuming import check_same, logged, plain_errors
 
 CHECK_EVERY = 10  # steps between looks at the losses; looking makes the host wait for the device
 
@@ -127,8 +128,10 @@ def train(
     page = out / "checkpoint.json"
     checkpoint.training = {**checkpoint.training, **asdict(settings), "samples": len(samples)}
     if resume and page.is_file():
-        checkpoint = _resumed(page, checkpoint)
-        rows = _logged(out / "log.jsonl")[: checkpoint.epoch]
+        found = load_checkpoint(page)
+        check_same(page, checkpoint, found, ("network", "class_names", "input", "aggregation", "training"))
+        checkpoint = found
+        rows = logged(out / "log.jsonl")[: checkpoint.epoch]
     # Channels last: the layout that convolutions are fastest in, on a CPU too (1.4x here).
     model = checkpoint.model().to(device).to(memory_format=torch.channels_last)
     pool = aggregation(checkpoint.aggregation["name"], **checkpoint.aggregation.get("options", {})).to(device)
@@ -190,7 +193,7 @@ def _epoch(step: _Step, crops: _Crops, epoch: int, settings: TrainingSettings, o
     loader = DataLoader(crops, settings.batch_size, sampler=order, num_workers=settings.workers,
                         pin_memory=step.device.type == "cuda")  # fmt: skip
     losses, batches, started = [], [], time.perf_counter()
-    for i, (images, labels, counted, index) in enumerate(_plain_errors(loader)):
+    for i, (images, labels, counted, index) in enumerate(plain_errors(loader)):
         factor = learning_rate_factor(settings, epoch * len(loader) + i, len(loader))
         losses.append(step(factor, images, labels, counted))
         batches.append(index)
@@ -203,14 +206,6 @@ def _epoch(step: _Step, crops: _Crops, epoch: int, settings: TrainingSettings, o
     return float(torch.stack(losses).mean())
 
 
-def _plain_errors(loader: DataLoader) -> Iterator:
-    """The loader's batches; a reading process hands on an InputError inside its whole traceback."""
-    try:
-        yield from loader
-    except InputError as error:
-        raise InputError(str(error).rpartition("prm.InputError: ")[2].strip()) from None
-
-
 def _check_finite(losses: list[Tensor], batches: list[Tensor], samples: Sequence, epoch: int) -> None:
     """Stop at the first non-finite loss of the last batches, naming their pictures."""
     for loss, index in zip(losses[-len(batches) :], batches):
@@ -220,31 +215,6 @@ def _check_finite(losses: list[Tensor], batches: list[Tensor], samples: Sequence
                 f"the loss is {float(loss)} in epoch {epoch + 1} on the batch [{names}]; "
                 "try lower learning rates; the checkpoint of the last finished epoch is kept"
             )
-
-
-def _resumed(page: Path, wanted: Checkpoint) -> Checkpoint:
-    """The checkpoint to go on from, if it was made with the same settings."""
-    found = load_checkpoint(page)
-    for name in ("network", "class_names", "input", "aggregation", "training"):
-        ours, theirs = getattr(wanted, name), getattr(found, name)
-        if name == "training":
-            # How the command was typed and on how many workers makes no difference to the result.
-            ours, theirs = ({k: v for k, v in d.items() if k not in ("command", "workers")} for d in (ours, theirs))
-        ours = json.loads(json.dumps(ours))
-        if isinstance(theirs, dict):
-            # What one of them lacks counts as none: a setting that came later, at none, changes nothing.
-            other = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-            ours, theirs = ({k: d.get(k) for k in other} for d in (ours, theirs))
-        if ours != theirs:
-            raise InputError(f"{page}: cannot resume, {name} was {theirs} and is now {ours}; use another output folder")
-    return found
-
-
-def _logged(path: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the log to go on with cannot be read; name another output folder") from error
 
 
 def _momentum(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, Tensor]:

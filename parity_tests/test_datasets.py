@@ -535,7 +535,7 @@ def test_what_is_no_dataset(tmp_path, scenes):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(InputError, match="not a dataset of a known format"):
         open_dataset(tmp_path / "a.txt")
-    with pytest.raises(InputError, match="format 'pets' is not known; choose one of folder, synthetic, voc, sbd, coco"):
+    with pytest.raises(InputError, match="format 'pets' is not known; choose one of folder, labels, synthetic"):
         open_dataset(scenes, format="pets")
     with pytest.raises(InputError, match="split is 'test'"):
         open_dataset(scenes, "test")

@@ -160,7 +160,7 @@ def test_who_may_import_whom(folder):
 
 FLOW = {
     "accelerated": (
-        {"classes", "inputs", "peak_stimulation"},
+        {"classes", "inputs", "peak_stimulation", "resuming"},
         {"aggregation", "peak_backprop"},
         {"views"},
         {"networks", "stages"},

@@ -14,6 +14,7 @@ from prm.files import reason
 from . import bench, data, judging, parity, proposals
 from .labeling import label
 from .segmenting import segment
+from .students import app as student_app
 from .training import train, train_series
 from .tuning import tune
 
@@ -54,6 +55,7 @@ judging.app.command("proposals")(proposals.proposals_command)
 app.add_typer(judging.app, name="eval")
 app.command()(tune)
 app.command()(label)
+app.add_typer(student_app, name="student")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(parity.app, name="parity")

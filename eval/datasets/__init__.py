@@ -37,13 +37,14 @@ __all__ = [
     "draw_scene",
     "make_synthetic",
     "open_dataset",
+    "open_labels",
     "tile_arrays",
 ]
 
 # The order is the order of detection: format name -> (does this path look like it?, loader, what is looked for).
 FORMATS = {
     "folder": (folder.looks_like, FolderDataset, "a folder with labels.csv or instances.json"),
-    "labels": (pseudo_labels.looks_like, PseudoLabels, "a folder that prm label wrote"),
+    "labels": (pseudo_labels.looks_like, lambda *own, **named: open_labels(*own, **named), "a folder of prm label's"),
     "synthetic": (synthetic.looks_like, SyntheticDataset, "a folder with synthetic.json"),
     "voc": (voc.looks_like, VocDataset, "VOCdevkit, or VOC<year> with JPEGImages and ImageSets"),
     "sbd": (voc.looks_like_sbd, SbdDataset, "benchmark_RELEASE, or its dataset/ with img, cls and inst"),
@@ -80,6 +81,11 @@ def open_dataset(
     if format is None:
         format = _detect(path, split)
     return FORMATS[format][1](path, split=split, class_names=class_names, report=report)
+
+
+def open_labels(path, *args, **options) -> PseudoLabels:
+    """The pseudo labels that `prm label` wrote at `path`; arguments and errors as for `PseudoLabels`."""
+    return PseudoLabels(path, *args, open_source=open_dataset, **options)
 
 
 def _detect(path: Path, split: str | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -103,7 +103,7 @@ def picture_file(folder: Path, number: int) -> Path:
 
 def hash_of(image: np.ndarray) -> str:
     """SHA-256 of a picture's pixels, which a copy in another format keeps where that loses nothing."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def looks_like(path: Path, split: str | None = None) -> bool:
@@ -119,13 +119,14 @@ class PseudoLabels:
         class_names: the classes, in order, of a network; None takes those of the labels.
         pictures: where the pictures are now: their data set, or a folder in which they lie under their names. None
             takes the place where they were when they were labelled.
+        open_source: called with that data set's path and split, opens it.
 
     Raises: `prm.InputError` for a folder that is not whole, or whose pictures cannot be found.
     """
 
     def __init__(
         self, path, split: str | None = None, class_names: Sequence[str] | None = None, report=refuse,
-        pictures: Path | None = None,
+        pictures: Path | None = None, *, open_source: Callable,
     ):  # fmt: skip
         self.path = existing(path)
         if split not in (None, "train"):
@@ -139,10 +140,14 @@ class PseudoLabels:
         self._listed = [one for one in self.page["pictures"] if one["classes"]]
         if not self._listed:
             raise InputError(f"{path}: no picture has a label; look at what prm label printed, or lower its thresholds")
-        self._pictures = pictures
+        self._pictures, self._open = pictures, open_source
 
     def __len__(self) -> int:
         return len(self._listed)
+
+    @property
+    def labelled_classes(self) -> set[str]:
+        return {name for one in self._listed for name in one["classes"]}
 
     def __getitem__(self, index: int) -> Sample:
         one = self._listed[index]
@@ -188,10 +193,8 @@ class PseudoLabels:
 
     @cached_property
     def _source(self):
-        from . import open_dataset
-
         try:
-            return open_dataset(self._place, self.page["split"])
+            return self._open(self._place, self.page["split"])
         except InputError as error:
             raise InputError(f"{error}; {self.path} labels pictures there: name their place, --pictures DIR") from error
 

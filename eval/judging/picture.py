@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from prm.accelerated import Proposals, Segmenter
 from prm.accelerated.retrieval import Choice
 from prm.accelerated.stages import Walked
+from prm.accelerated.students.segmenter import StudentSegmenter
 
 from ..datasets.base import VOID
 from ..metrics import confusion, merge_instances, response_record, strongest_points
@@ -19,14 +20,25 @@ from .boxes import enlarged
 from .record import ANSWER, Detections, Record, Truth
 
 
-def judge_picture(segmenter: Segmenter | None, num_classes: int, prepared: tuple, tables: bool = True) -> Record:
+def judge_picture(
+    segmenter: Segmenter | StudentSegmenter | None, num_classes: int, prepared: tuple, tables: bool = True
+) -> Record:
     """The record of one picture; prepared: (sample, its proposals or None, seconds they took).
 
     Without a segmenter only what the ground truth and the proposals say; without proposals only what needs no mask,
-    and no walk. tables: also what Tables 1 to 6 show beside the method's own answer.
+    and no walk. tables: also what Tables 1 to 6 show beside the method's own answer. Of a student its own answer,
+    which needs proposals only where it is refined.
     """
     sample, proposals, spent = prepared
     began, seconds = time.perf_counter(), {}
+    if isinstance(segmenter, StudentSegmenter):
+        found = segmenter.find(sample.image, proposals)
+        seconds["student"] = time.perf_counter() - began
+        one = of_predictions(sample, num_classes, (found.masks, found.labels, found.scores))
+        scores = np.zeros(num_classes)
+        np.maximum.at(scores, found.labels, found.scores)
+        rest = time.perf_counter() - began - seconds["student"]
+        return replace(one, scores=scores, seconds={"proposals": spent, **seconds, "judging": rest})
     one, found, maps = _blank(sample, num_classes), None, None
     if segmenter is not None and proposals is None:
         responses = segmenter.respond([sample.image])

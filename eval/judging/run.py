@@ -19,7 +19,10 @@ import prm
 from prm import InputError
 from prm.accelerated import SegmentationSettings, Segmenter
 from prm.accelerated.checkpoint import Checkpoint
+from prm.accelerated.students.checkpoint import StudentCheckpoint
+from prm.accelerated.students.segmenter import StudentSegmenter
 from prm.files import atomic_write
+from prm.settings import AnswerSettings
 
 from ..pictures.pipeline import in_order, threads
 from ..proposals import Source
@@ -37,14 +40,14 @@ class Judged:
     figures: dict
     folder: Path
     samples: Sequence
-    segmenter: Segmenter | None
-    checkpoint: Checkpoint | None
+    segmenter: Segmenter | StudentSegmenter | None
+    checkpoint: Checkpoint | StudentCheckpoint | None
     source: Source | None
 
 
 def judge(
-    segmenter: Segmenter | None,
-    checkpoint: Checkpoint | None,
+    segmenter: Segmenter | StudentSegmenter | None,
+    checkpoint: Checkpoint | StudentCheckpoint | None,
     samples: Sequence,
     class_names: Sequence[str],
     data: dict,
@@ -70,7 +73,7 @@ def judge(
         page["network"] = fingerprint(checkpoint, segmenter.settings)
     folder = run_folder(work, page)
     rank, processes = share_of_processes()
-    propose = None if source is None else source()
+    propose = None if source is None or not wants_proposals(segmenter) else source()
     records(segmenter, samples, len(class_names), propose, folder, (rank, processes), tick, tables)
     wait_for_all(processes)
     if rank:
@@ -80,8 +83,8 @@ def judge(
     run |= {"network": None, "aggregation": None, "seed": None}
     if segmenter is not None:
         run |= {
-            "network": _network_name(checkpoint.network),
-            "aggregation": checkpoint.aggregation["name"],
+            "network": _network_name(origin(checkpoint).get("network") or checkpoint.student),
+            "aggregation": origin(checkpoint).get("aggregation", {}).get("name"),
             "seed": checkpoint.training.get("seed", 0),
             "settings": asdict(segmenter.settings),
             "training": checkpoint.training,
@@ -91,7 +94,7 @@ def judge(
 
 
 def records(
-    segmenter: Segmenter | None,
+    segmenter: Segmenter | StudentSegmenter | None,
     samples: Sequence,
     num_classes: int,
     propose: Callable | None,
@@ -126,6 +129,11 @@ def load_records(folder: Path, count: int) -> Iterator[Record]:
         yield found
 
 
+def wants_proposals(segmenter: Segmenter | StudentSegmenter | None) -> bool:
+    """A student answers without, unless its masks are refined."""
+    return not isinstance(segmenter, StudentSegmenter) or segmenter.settings.refine
+
+
 def _prepare(propose: Callable | None, sample) -> tuple:
     """The sample with its picture and annotation read, its proposals (None where no mask is to be judged), and the
     seconds that they took."""
@@ -150,14 +158,19 @@ def run_folder(work: Path, description: dict) -> Path:
     return folder
 
 
-def fingerprint(checkpoint: Checkpoint, settings: SegmentationSettings) -> dict:
+def fingerprint(checkpoint: Checkpoint | StudentCheckpoint, settings: SegmentationSettings | AnswerSettings) -> dict:
     """What a network's answers depend on: its settings and input, and a hash of all its parameters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    made = {"network": checkpoint.network, "input": checkpoint.input, "aggregation": checkpoint.aggregation}
-    return {"parameters": digest.hexdigest(), "settings": asdict(settings), **made}
+    return {"parameters": digest.hexdigest(), "settings": asdict(settings), **origin(checkpoint)}
+
+
+def origin(checkpoint: Checkpoint | StudentCheckpoint) -> dict:
+    """What a checkpoint is, without its weights."""
+    names = ("student",) if isinstance(checkpoint, StudentCheckpoint) else ("network", "input", "aggregation")
+    return {name: getattr(checkpoint, name) for name in names}
 
 
 def _file(folder: Path, number: int) -> Path:
