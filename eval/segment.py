@@ -14,6 +14,7 @@ import torch
 
 from prm import InputError
 from prm.accelerated import Proposals, Segmentation, Segmenter
+from prm.accelerated.students.segmenter import StudentSegmenter, wants_proposals
 from prm.files import reason
 from prm.settings import ReadSettings
 
@@ -71,7 +72,7 @@ class _Picture:
 
 
 def segment_files(
-    segmenter: Segmenter,
+    segmenter: Segmenter | StudentSegmenter,
     class_names: Sequence[str],
     files: Sequence[Path],
     out: Path,
@@ -101,7 +102,7 @@ def segment_files(
     """
     if cache is not None:
         _check_cache(cache)
-    source = _source(proposals, files, limit, cache)
+    source = _source(proposals, files, limit, cache) if wants_proposals(segmenter) else lambda file, image: None
     names = names_of(files) if names is None else names
     pictures = map(_Picture, files, names, _stems(names), range(1, len(files) + 1))
     answers, entries, results, rows = Answers(), [], [], []
@@ -139,7 +140,7 @@ def _prepare(source: Callable, reading: ReadSettings | None, picture: _Picture) 
     return picture
 
 
-def _walk(segmenter: Segmenter, all_prms: bool, picture: _Picture) -> _Picture:
+def _walk(segmenter: Segmenter | StudentSegmenter, all_prms: bool, picture: _Picture) -> _Picture:
     if picture.error is None:
         with _errors_of(picture):
             answer = segmenter([picture.image], [picture.proposals])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,16 @@ class StudentCheckpoint:
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
             raise InputError(f"student {self.student}: weights and network do not fit ({reason(error)})") from error
         return model.eval()
+
+
+def student_page(name: str | Path | None) -> Path | None:
+    """The page of the student of that name, a folder or .json; None for whatever is none."""
+    path = Path(name or "")
+    page = path / "checkpoint.json" if path.is_dir() else path
+    try:
+        return page if json.loads(page.read_text())["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def save_student(checkpoint: StudentCheckpoint, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,11 @@ class StudentSegmenter:
         seconds = {"student": time.perf_counter() - started}
         maps, scores = torch.zeros(count, 0, 0), torch.zeros(count)
         return Segmentation(size, maps, scores, instances, len(instances), seconds=seconds)
+
+
+def wants_proposals(segmenter: Any) -> bool:
+    """Whether a segmenter needs proposals: a student answers without, unless its masks are refined."""
+    return not isinstance(segmenter, StudentSegmenter) or segmenter.settings.refine
 
 
 def _middle(masks: Proposals, k: int) -> tuple[float, float]:

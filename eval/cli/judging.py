@@ -16,7 +16,7 @@ from rich.table import Table
 from prm import InputError
 from prm.files import atomic_write, json_bytes
 
-from .options import segmentation_options
+from .options import answer_options, segmentation_options
 from .shared import (
     Cache,
     Classes,
@@ -69,9 +69,10 @@ Bootstrap = Annotated[int, typer.Option(min=0, help="Samples of pictures behind 
 
 
 @app.callback(invoke_without_command=True)
+@answer_options
 @segmentation_options
 def evaluate_command(
-    context: typer.Context, segmentation: dict, data: Data = None, split: Split = "val",
+    context: typer.Context, segmentation: dict, answers: dict, data: Data = None, split: Split = "val",
     checkpoint: Model = None, weights: Weights = None, classes: Classes = None,
     baseline: Annotated[
         int | None,
@@ -102,12 +103,13 @@ def evaluate_command(
         if unused := [name for name, given in other.items() if given]:
             raise InputError(f"--predictions judges what lies in files: leave out {', '.join(unused)}")
         return _of_predictions(data, split, classes, every, predictions, json_file)
+    from ..judging.run import origin
     from ..judging.short import short_view
     from ..proposals import Source
 
     started = time.perf_counter()
     with _kept(work) as folder, progress_bar() as progress:
-        opening = {"device": device, "weights": weights, "classes": classes} | segmentation
+        opening = {"device": device, "weights": weights, "classes": classes, "answers": answers} | segmentation
         run = _judge(data, split, None, checkpoint, every, Source(proposals, limit, cache), folder, 0, opening,
                      progress, "segmenting", tables=False)  # fmt: skip
         if run is None:
@@ -120,7 +122,7 @@ def evaluate_command(
         "data": data.name,
         "split": split,
         "settings": asdict(run.segmenter.settings),
-        "checkpoint": {name: getattr(trained, name) for name in ("network", "aggregation", "training", "figures")},
+        "checkpoint": origin(trained) | {"training": trained.training, "figures": trained.figures},
         "rows": rows,
     }
     write_figures(json_file, figures, started)

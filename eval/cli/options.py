@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from prm import InputError
-from prm.settings import ReadSettings, SegmentationSettings, meanings
+from prm.settings import AnswerSettings, ReadSettings, SegmentationSettings, meanings
 
 NONE = "none"
 """How a command line says None; an option that is not given at all is left out."""
@@ -108,6 +108,11 @@ segmentation_options = settings_options(
     "segmentation", SegmentationSettings, "Algorithm 1: replaces what the checkpoint has; in brackets prm's own default"
 )
 """Decorator of the commands that segment: `segmentation` is a dict of the settings given."""
+
+answer_options = settings_options(
+    "answers", AnswerSettings, "Students: what is taken of their answers", skip=("min_score",)
+)
+"""Decorator of the commands that take students: `answers` is a dict of the settings given; --min-score is shared."""
 
 reading_options = settings_options("reading", ReadSettings, "What is taken of a picture file, TIFF above all")
 """Decorator of the commands that read pictures by name: `reading` is a dict of the settings given."""

@@ -11,7 +11,7 @@ import typer
 
 from prm.settings import ReadSettings
 
-from .options import reading_options, segmentation_options
+from .options import answer_options, reading_options, segmentation_options
 from .shared import (
     Cache,
     Classes,
@@ -53,9 +53,11 @@ Proposals = Annotated[
 
 
 @reading_options
+@answer_options
 @segmentation_options
 def segment(
     segmentation: dict,
+    answers: dict,
     reading: dict,
     images: Images,
     recursive: Recursive = False,
@@ -89,37 +91,37 @@ def segment(
     check_one_of("--save", save or (), SAVED)
     if model is None:
         console.print("network: nuclei, for microscopy; for photographs: --model efficientnet_lite0 (see --help)")
-    segmenter, _ = open_segmenter(model, device, weights, classes, **segmentation)
+    segmenter, _ = open_segmenter(model, device, weights, classes, answers=answers, **segmentation)
     files = find_images(images, recursive, but=out)
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(files), info="")
-        answers = segment_files(
+        found = segment_files(
             segmenter, segmenter.classes.names, files, out, proposals, limit, cache, command_line(),
             lambda name: progress.update(task, advance=1, info=name), names_of(files, images),
             settings, "prms" in (save or ()),
         )  # fmt: skip
     figures = {
         "pictures": len(files),
-        "instances": answers.instances,
-        "wall_seconds": round(answers.wall, 2),
-        "pictures_per_second": round(len(files) / answers.wall, 3),
-        "failed": answers.errors,
-        "notes": answers.notes,
-        "by_picture": answers.pictures,
+        "instances": found.instances,
+        "wall_seconds": round(found.wall, 2),
+        "pictures_per_second": round(len(files) / found.wall, 3),
+        "failed": found.errors,
+        "notes": found.notes,
+        "by_picture": found.pictures,
     }
     write_figures(json_file, figures, started)
     out_console.print(
-        f"{answers.instances} instances in {len(files) - len(answers.errors)} pictures: {out / 'index.html'}"
+        f"{found.instances} instances in {len(files) - len(found.errors)} pictures: {out / 'index.html'}"
     )
-    if answers.without:
-        some = ", ".join(answers.without[:3]) + (", ..." if len(answers.without) > 3 else "")
-        count = f"{len(answers.without)} of {len(files)} pictures"
+    if found.without:
+        some = ", ".join(found.without[:3]) + (", ..." if len(found.without) > 3 else "")
+        count = f"{len(found.without)} of {len(files)} pictures"
         hint = "(--class-threshold, --image-threshold)"
         print(f"prm: note: no class is probable enough in {count}: {some} {hint}", file=sys.stderr)
-    for line in answers.notes.values():
+    for line in found.notes.values():
         print(f"prm: note: {line}", file=sys.stderr)
-    if answers.errors:
-        for line in answers.errors.values():
+    if found.errors:
+        for line in found.errors.values():
             print(f"prm: error: {line}", file=sys.stderr)
         raise typer.Exit(2)

@@ -21,6 +21,7 @@ from rich.table import Table
 import prm
 from prm import InputError
 from prm.files import atomic_write, json_bytes, reason
+from prm.settings import AnswerSettings
 
 console = Console(stderr=True, highlight=False)
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -58,17 +59,45 @@ Proposals = Annotated[
 
 def open_segmenter(
     name: Path | None, device: str, weights: Path | None = None, classes: str | None = None,
-    among: Callable[[], Sequence[str]] | None = None, **overrides,
+    among: Callable[[], Sequence[str]] | None = None, answers: dict | None = None, **overrides,
 ):  # fmt: skip
-    """The segmenter of the network of that name, see `prm.accelerated.pretrained`, and its checkpoint."""
+    """The segmenter of the network or student of that name, and its checkpoint.
+
+    answers: settings of a student's answers that were given; None where a command needs maps, which students lack.
+    overrides: settings of Algorithm 1 that were given.
+    """
     from prm.accelerated import Segmenter
     from prm.accelerated.pretrained import open_model
+    from prm.accelerated.students.checkpoint import student_page
 
+    if (page := student_page(name)) is not None:
+        return _open_student(page, device, weights, words_of(classes), answers, overrides)
+    if answers:
+        raise InputError(f"{_flags(answers)}: for students, as prm student train makes them")
     checkpoint, device = open_model(name, weights, words_of(classes), among), usable_device(device)
     try:
         return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
     except (InputError, ValueError) as error:
         raise InputError(f"{name or 'nuclei'}: {error}") from error
+
+
+def _open_student(page: Path, device: str, weights, words, answers: dict | None, overrides: dict):
+    from prm.accelerated.students.checkpoint import load_student
+    from prm.accelerated.students.segmenter import StudentSegmenter
+
+    if answers is None:
+        raise InputError(f"{page}: a student, which has no response maps; name a network, as nuclei-prm")
+    if weights is not None:
+        raise InputError(f"{weights}: weights are for a network by name; a student has its own")
+    shared = {name: overrides.pop(name) for name in ("min_score",) if name in overrides}
+    if overrides:
+        raise InputError(f"{_flags(overrides)}: of Algorithm 1, which a student does not run; leave it out")
+    found, settings = load_student(page), AnswerSettings(**answers, **shared)
+    return StudentSegmenter(found.model().to(usable_device(device)), found.class_names, settings, words), found
+
+
+def _flags(given: dict) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
 
 
 def open_with_data(name: Path | None, data: Path, split: str, device: str, **options):

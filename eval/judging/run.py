@@ -20,7 +20,7 @@ from prm import InputError
 from prm.accelerated import SegmentationSettings, Segmenter
 from prm.accelerated.checkpoint import Checkpoint
 from prm.accelerated.students.checkpoint import StudentCheckpoint
-from prm.accelerated.students.segmenter import StudentSegmenter
+from prm.accelerated.students.segmenter import StudentSegmenter, wants_proposals
 from prm.files import atomic_write
 from prm.settings import AnswerSettings
 
@@ -127,11 +127,6 @@ def load_records(folder: Path, count: int) -> Iterator[Record]:
         if found is None:
             raise InputError(f"{_file(folder, k)}: missing or damaged; run the evaluation again, it fills the gap")
         yield found
-
-
-def wants_proposals(segmenter: Segmenter | StudentSegmenter | None) -> bool:
-    """A student answers without, unless its masks are refined."""
-    return not isinstance(segmenter, StudentSegmenter) or segmenter.settings.refine
 
 
 def _prepare(propose: Callable | None, sample) -> tuple:

@@ -81,16 +81,20 @@ def overlay(image: np.ndarray, segmentation, class_names: Sequence[str]) -> np.n
 def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_instances: int = 4) -> np.ndarray:
     """How the answer came about, one step a tile: picture, response map, masks; below, PRMs.
 
-    The map is that of the first instance's class, or where there is none, of the class that responds most.
+    The map is that of the first instance's class, or where there is none, of the class that responds most. A student
+    has neither maps nor PRMs: what remains is the picture and the masks.
 
     image: (H, W, 3) uint8. Returns (H', 1280, 3) uint8. The PRMs of the first `max_instances` instances are shown, four
     a row, each stretched to its own maximum. Raises InputError when the picture and the segmentation differ in size.
     """
     _check_size(image, segmentation)
-    instances = segmentation.instances
-    size, tile = _tile(image.shape[:2], 3)
+    instances, maps = segmentation.instances, _array(segmentation.maps)
+    size, tile = _tile(image.shape[:2], 3 if maps.size else 2)
     small = _resized(image, size)
-    maps = _array(segmentation.maps)
+    found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
+    top = [("Picture", Image.fromarray(small), None), (found, _masks(small, instances, size), None)]
+    if not maps.size:
+        return _row(top, size, tile)
     if instances:
         shown = instances[0].label
     else:
@@ -101,15 +105,7 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
         if instance.label == shown:
             row, col = np.add(instance.peak, 0.5) * scale
             _dot(response, col, row, 2.5 if len(instances) >= CROWD else 5, colour(k))
-    masks = _paint(image, instances, size, len(instances) >= CROWD)
-    if not instances:
-        masks = Image.fromarray(small // 3)
-        font = _font(22)
-        if size[0] >= 40 and size[1] >= 160:  # in less the words would be cut; the title says it too
-            ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
-    found = f"{len(instances)} instance{'s' * (len(instances) != 1)}" if instances else "Nothing found"
-    top = [("Picture", Image.fromarray(small), None),
-           (f"Response to “{called(shown, class_names)}”", response, None), (found, masks, None)]
+    top.insert(1, (f"Response to “{called(shown, class_names)}”", response, None))
     rows = [_row(top, size, tile)]
     size, tile = _tile(image.shape[:2], PANEL_COLUMNS)
     shown = list(enumerate(instances[:max_instances]))
@@ -120,6 +116,16 @@ def panel(image: np.ndarray, segmentation, class_names: Sequence[str], max_insta
                  for k, i in shown[start : start + PANEL_COLUMNS]]
         rows.append(_row(tiles, size, tile))
     return np.concatenate(rows)
+
+
+def _masks(small: np.ndarray, instances: Sequence, size: tuple[int, int]) -> Image.Image:
+    """The picture with its masks, or darkened where there is none."""
+    if instances:
+        return _paint(small, instances, size, len(instances) >= CROWD)
+    masks, font = Image.fromarray(small // 3), _font(22)
+    if size[0] >= 40 and size[1] >= 160:  # in less the words would be cut; the title says it too
+        ImageDraw.Draw(masks).text((size[1] / 2, size[0] / 2), "nothing found", "white", font, anchor="mm")
+    return masks
 
 
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
