@@ -207,12 +207,13 @@ class TrainingSettings:
 class LabelSettings:
     """How pseudo labels are made.
 
-    method : wise, one proposal for every seed; or prm, the instances that Algorithm 1 finds
+    method : wise, one proposal for every seed; prm, the instances that Algorithm 1 finds; or student, those that a
+        student finds, to train the next one on
     ungated : wise: classes count that the picture is not labelled with, too
     maps : wise: a seed is the strongest pixel of a peak's prm, or of the positive part of its plain gradient
     """
 
-    method: str = setting("wise", names=("wise", "prm"))
+    method: str = setting("wise", names=("wise", "prm", "student"))
     ungated: bool = setting(False)
     maps: str = setting("prm", names=("prm", "gradient"))
 

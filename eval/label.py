@@ -19,6 +19,7 @@ from prm.accelerated import Proposals, Segmenter
 from prm.accelerated.pseudo_labels import assign, gradient_maps, seed_map, seeds_of, strongest_pixels
 from prm.accelerated.retrieval import choose, fit
 from prm.accelerated.segmenter import Instance, Segmentation
+from prm.accelerated.students.segmenter import StudentSegmenter, middle, wants_proposals
 from prm.files import atomic_write, json_bytes, reason
 from prm.settings import LabelSettings
 
@@ -48,12 +49,16 @@ Seeds = Mapping[str, np.ndarray]
 
 
 def label_picture(
-    segmenter: Segmenter | None, sample, proposals: Proposals, settings: LabelSettings, seeds: np.ndarray | None = None
-) -> Drawable:
+    segmenter: Segmenter | StudentSegmenter | None, sample, proposals: Proposals | None, settings: LabelSettings,
+    seeds: np.ndarray | None = None,
+) -> Drawable:  # fmt: skip
     """The pseudo labels of a picture with the image-level labels that it has.
 
-    proposals : with objectness; seeds : (s, 3) rows (row, column, class + 1), which need no segmenter; None finds them
+    proposals : with objectness; a student needs none
+    seeds : (s, 3) rows (row, column, class + 1), which need no segmenter; None finds them
     """
+    if isinstance(segmenter, StudentSegmenter):
+        return _answers(segmenter, sample)
     if settings.method == "prm":
         return _instances(segmenter, sample, proposals)
     found = _seeds(segmenter, sample, settings) if seeds is None else torch.from_numpy(seeds)
@@ -80,14 +85,28 @@ def _seeds(segmenter: Segmenter, sample, settings: LabelSettings) -> Tensor:
 
 
 def _instances(segmenter: Segmenter, sample, proposals: Proposals) -> Drawable:
-    """Algorithm 1's instances, each with itself alone to be drawn."""
+    """Algorithm 1's instances."""
     walked = segmenter.look(sample.image, labels=sample.labels)
     choice = choose(walked, fit(walked, proposals, segmenter.settings), segmenter.settings)
-    seeds = torch.cat([strongest_pixels(walked.prms[choice.peaks], walked.size), walked.peaks[choice.peaks, :1] + 1], 1)
-    each = torch.arange(len(seeds))
-    law = torch.arange(len(seeds) + 1)
-    return _drawable(proposals.select(choice.proposals.cpu()), seeds, choice.scores, each, law, each,
-                     torch.ones(len(seeds), dtype=torch.float64), len(walked.peaks))  # fmt: skip
+    pixels, labels = strongest_pixels(walked.prms[choice.peaks], walked.size), walked.peaks[choice.peaks, :1]
+    masks = proposals.select(choice.proposals.cpu())
+    return _alone(masks, torch.cat([pixels, labels + 1], 1), choice.scores, len(walked.peaks))
+
+
+def _answers(segmenter: StudentSegmenter, sample) -> Drawable:
+    """A student's instances of the picture's classes; a seed is the middle one of an instance's pixels."""
+    found = segmenter.find(sample.image)
+    own = np.flatnonzero(np.isin(found.labels, sample.labels))
+    masks = found.masks.select(torch.from_numpy(own))
+    rows = [(*map(int, middle(masks, k)), label + 1) for k, label in enumerate(found.labels[own].tolist())]
+    seeds = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+    return _alone(masks, seeds, torch.from_numpy(found.scores[own]), len(own))
+
+
+def _alone(masks: Proposals, seeds: Tensor, scores: Tensor, found: int) -> Drawable:
+    """Labels of which each has itself alone to be drawn."""
+    each, one = torch.arange(len(seeds)), torch.ones(len(seeds), dtype=torch.float64)
+    return _drawable(masks, seeds, scores, each, torch.arange(len(seeds) + 1), each, one, found)
 
 
 def _drawable(masks: Proposals, *columns) -> Drawable:
@@ -117,7 +136,7 @@ class Summary:
 
 
 def label_dataset(
-    segmenter: Segmenter | None,
+    segmenter: Segmenter | StudentSegmenter | None,
     samples: Sequence,
     class_names: Sequence[str],
     propose: Callable,
@@ -142,6 +161,7 @@ def label_dataset(
     if not (out / SOURCE).exists():
         atomic_write(out / SOURCE, json_bytes(page))
     numbers = range(rank, len(samples), processes)
+    propose = propose if wants_proposals(segmenter) else lambda sample: None
     waiting = [k for k in numbers if load_labels(picture_file(out, k)) is None]
     for _ in range(len(numbers) - len(waiting)):
         tick()

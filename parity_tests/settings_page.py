@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import Field, fields
 
 from prm.eval.cli.options import usual, words
-from prm.settings import LabelSettings, ReadSettings, SegmentationSettings, TrainingSettings, meanings
+from prm.settings import (
+    AnswerSettings,
+    LabelSettings,
+    ReadSettings,
+    SegmentationSettings,
+    StudentSettings,
+    TrainingSettings,
+    meanings,
+)
 
 
 def page() -> str:
     """Every setting with its default, what it takes, and its meaning."""
     return PAGE.format(segmentation=_table(SegmentationSettings), training=_table(TrainingSettings),
-                       reading=_table(ReadSettings), labels=_table(LabelSettings))  # fmt: skip
+                       reading=_table(ReadSettings), labels=_table(LabelSettings), student=_table(StudentSettings),
+                       answers=_table(AnswerSettings))  # fmt: skip
 
 
 def _table(settings: type) -> str:
@@ -54,6 +63,16 @@ Of `prm train` and, behind `--`, of `prm eval train`. In Python: `prm.settings.T
 Of `prm label`. In Python: `prm.settings.LabelSettings`.
 
 {labels}
+
+## Students
+
+Of `prm student train`, whose presets replace some of the defaults. In Python: `prm.settings.StudentSettings`.
+
+{student}
+
+Of `prm segment` and `prm eval` with a student. In Python: `prm.settings.AnswerSettings`.
+
+{answers}
 
 ## Picture files
 

@@ -56,7 +56,7 @@ class StudentSegmenter:
         started = time.perf_counter()
         found = self.find(image, proposals)
         instances = [
-            Instance(int(label), found.masks.select([k]), float(score), float(score), _middle(found.masks, k),
+            Instance(int(label), found.masks.select([k]), float(score), float(score), middle(found.masks, k),
                      torch.zeros(0, 0), -1, (0.0, 0.0, 0.0), self.classes.names[label])
             for k, (label, score) in enumerate(zip(found.labels, found.scores))
         ]  # fmt: skip
@@ -71,7 +71,7 @@ def wants_proposals(segmenter: Any) -> bool:
     return not isinstance(segmenter, StudentSegmenter) or segmenter.settings.refine
 
 
-def _middle(masks: Proposals, k: int) -> tuple[float, float]:
+def middle(masks: Proposals, k: int) -> tuple[float, float]:
     """(row, column) of the middle one of a mask's pixels, row-major."""
     runs = slice(int(masks.offsets[k]), int(masks.offsets[k + 1]))
     starts, lengths = masks.starts[runs], masks.ends[runs] - masks.starts[runs]

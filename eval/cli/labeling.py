@@ -70,12 +70,15 @@ def label(
     """Make pseudo labels, masks that a student is trained on, of a data set's image-level labels.
 
     Each peak of a class that a picture is labelled with gives a seed, its strongest pixel, and each seed takes one
-    proposal that holds it (--method wise); or the labels are the instances that Algorithm 1 finds (--method prm).
+    proposal that holds it (--method wise); or the labels are the instances that Algorithm 1 finds (--method prm), or
+    those that a student finds, for a further round (--method student).
 
     Leaves labels.json (COCO), seeds.json, pictures/ (what sampled labels are drawn from), source.json and index.html in
     --out, which `prm student train --data` reads. No picture is copied. An interrupted run goes on; under torchrun the
     pictures are split over the processes. A picture that cannot be used is left out, and the exit code is then 2.
     """
+    from prm.accelerated.students.segmenter import wants_proposals
+
     from ..label import label_dataset, read_seeds
     from ..proposals import Source
 
@@ -84,14 +87,17 @@ def label(
     if preset:
         given, segmentation = {"ungated": True, "maps": "gradient"} | given, RELEASED | segmentation
     settings = LabelSettings(**given)
-    if seeds is not None and (settings.method == "prm" or model is not None):
+    if seeds is not None and (settings.method != "wise" or model is not None):
         raise InputError("--seeds is for --method wise and takes the place of a network: leave out --method or --model")
     make_folder(out)
     source = Source(proposals, limit, cache)
     propose = source()
     about = {"data": _place(data, out), "split": None if split == "all" else split, "every": every,
              "labels": asdict(settings), "proposals": source.description(), "command": command_line()}  # fmt: skip
-    segmenter, found, dataset = _opened(model, data, split, device, seeds, weights, classes, segmentation)
+    answers = {} if settings.method == "student" else None
+    segmenter, found, dataset = _opened(model, data, split, device, seeds, weights, classes, segmentation, answers)
+    if settings.method == "student" and wants_proposals(segmenter):
+        raise InputError("--method student needs a student: name its folder with --model")
     if segmenter is not None:
         from ..judging.run import fingerprint
 
@@ -114,10 +120,11 @@ def label(
         raise typer.Exit(2)
 
 
-def _opened(model, data, split, device, seeds, weights, classes, segmentation):
+def _opened(model, data, split, device, seeds, weights, classes, segmentation, answers):
     """Segmenter, checkpoint and data set; with seeds from a file the data set alone."""
     if seeds is None:
-        return open_with_data(model, data, split, device, weights=weights, classes=classes, **segmentation)
+        return open_with_data(model, data, split, device, weights=weights, classes=classes, answers=answers,
+                              **segmentation)  # fmt: skip
     from ..datasets import open_dataset
 
     return None, None, open_dataset(data, split=None if split == "all" else split)
