@@ -55,8 +55,3 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """The trained parameters as an optimiser's groups, each with its own lr and weight_decay."""
-
-    def train(self, mode: bool = True) -> Student:
-        """Training mode, but for what stays as it is: students keep their frozen parts in evaluation mode."""
-        super().train(mode)
-        return self
