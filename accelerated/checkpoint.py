@@ -22,8 +22,8 @@ from .aggregation import aggregation
 from .networks import network
 
 FORMAT = "prm-checkpoint-1"
-SHIPPED = Path(__file__).parent / "networks" / "nuclei.json"
-"""The network that comes with the package: nuclei in microscopy, trained from tile labels only."""
+SHIPPED = Path(__file__).parent / "networks" / "nuclei-prm.json"
+"""The classifier that comes with the package: nuclei in microscopy, trained from tile labels only."""
 
 
 @dataclass

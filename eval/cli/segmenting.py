@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from prm import InputError
 from prm.settings import ReadSettings
 
 from .options import answer_options, reading_options, segmentation_options
@@ -21,6 +22,7 @@ from .shared import (
     Model,
     Weights,
     check_one_of,
+    check_proposals,
     command_line,
     console,
     make_folder,
@@ -84,6 +86,8 @@ def segment(
     the end and the others are done; the exit code is then 2. Of a file that holds more than a picture, a line at the
     end says what was taken.
     """  # fmt: skip
+    from prm.accelerated.students.segmenter import StudentSegmenter
+
     from ..pictures.images import find_images, names_of
     from ..segment import segment_files
 
@@ -92,6 +96,9 @@ def segment(
     if model is None:
         console.print("network: nuclei, for microscopy; for photographs: --model efficientnet_lite0 (see --help)")
     segmenter, _ = open_segmenter(model, device, weights, classes, answers=answers, **segmentation)
+    check_proposals(segmenter, proposals)
+    if save and isinstance(segmenter, StudentSegmenter):
+        raise InputError("--save prms: a student has no Peak Response Maps; name a network, as --model nuclei-prm")
     files = find_images(images, recursive, but=out)
     make_folder(out)
     with progress_bar() as progress:

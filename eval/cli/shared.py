@@ -33,9 +33,10 @@ Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cud
 Model = Annotated[
     Path | None,
     typer.Option("--model", "-m", "--checkpoint", "-c", metavar="NAME|PATH",
-                 help="nuclei, the network for microscopy that comes with prm (default); efficientnet_lite0, 1 or 2 "
+                 help="nuclei, the student for microscopy that comes with prm (default), or nuclei-prm, the network "
+                 "that it learnt from (default of commands that need response maps); efficientnet_lite0, 1 or 2 "
                  "for photographs; a classifier of torchvision's by its name there; timm/NAME; hf/NAME, Hugging "
-                 "Face's; or what `prm train` wrote, a folder or .json."),
+                 "Face's; or what `prm train` or `prm student train` wrote, a folder or .json."),
 ]  # fmt: skip
 Classes = Annotated[
     str | None,
@@ -70,6 +71,8 @@ def open_segmenter(
     from prm.accelerated.pretrained import open_model
     from prm.accelerated.students.checkpoint import student_page
 
+    # Without a name: the student that comes with prm; the classifier behind it where maps are needed.
+    name = name or Path("nuclei" if answers is not None else "nuclei-prm")
     if (page := student_page(name)) is not None:
         return _open_student(page, device, weights, words_of(classes), answers, overrides)
     if answers:
@@ -78,7 +81,7 @@ def open_segmenter(
     try:
         return Segmenter.from_checkpoint(checkpoint, device, **overrides), checkpoint
     except (InputError, ValueError) as error:
-        raise InputError(f"{name or 'nuclei'}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
 
 
 def _open_student(page: Path, device: str, weights, words, answers: dict | None, overrides: dict):
@@ -91,7 +94,8 @@ def _open_student(page: Path, device: str, weights, words, answers: dict | None,
         raise InputError(f"{weights}: weights are for a network by name; a student has its own")
     shared = {name: overrides.pop(name) for name in ("min_score",) if name in overrides}
     if overrides:
-        raise InputError(f"{_flags(overrides)}: of Algorithm 1, which a student does not run; leave it out")
+        raise InputError(f"{_flags(overrides)}: of Algorithm 1, which a student does not run; leave it out, or name a "
+                         "network, as --model nuclei-prm")  # fmt: skip
     found, settings = load_student(page), AnswerSettings(**answers, **shared)
     return StudentSegmenter(found.model().to(usable_device(device)), found.class_names, settings, words), found
 
@@ -156,6 +160,14 @@ def make_folder(path: Path) -> None:
 def check_masks(samples, data: Path, purpose: str) -> None:
     if samples[0].masks is None:
         raise InputError(f"{data}: has no instance masks (instances.json), without which there is no {purpose}")
+
+
+def check_proposals(segmenter, proposals: Path | None) -> None:
+    """Raise InputError for proposals that nothing would look at."""
+    from prm.accelerated.students.segmenter import wants_proposals
+
+    if proposals is not None and not wants_proposals(segmenter):
+        raise InputError("--proposals: a student answers without; add --refine, which lets its masks snap to them")
 
 
 class Every:

@@ -35,7 +35,7 @@ pictures = open_dataset(sys.argv[1], split="val")
 for k in range(3):
     write_png(Path(sys.argv[2]) / f"nuclei-{k}.png", pictures[20 * k].image)
 END
-prm bench walk -c accelerated/networks/nuclei.json --image $work/nuclei-0.png --image $work/nuclei-1.png \
+prm bench walk -c accelerated/networks/nuclei-prm.json --image $work/nuclei-0.png --image $work/nuclei-1.png \
     --image $work/nuclei-2.png --peaks 30 --competitor autograd --competitor-peaks 5 $epsilons --json $out/epsilon-nuclei.json
 prm bench walk -c demo/network $(ls demo/scenes/val/*.png | head -3 | sed 's/^/--image /') \
     --peaks 30 --competitor autograd --competitor-peaks 5 $epsilons --json $out/epsilon-synthetic.json

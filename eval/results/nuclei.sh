@@ -44,6 +44,6 @@ shown = {name: judged[name] for name in ("images", "mAP^r_0.25", "mAP^r_0.5", "m
 figures = trained.figures | {"bbbc038 val": shown}
 settings = trained.segmentation | {"threshold": "median", "nms_nested": None, "choose_again": False}
 shipped = replace(trained, momentum={}, figures=figures, segmentation=settings)
-save_checkpoint(shipped, Path("accelerated/networks/nuclei.json"))
+save_checkpoint(shipped, Path("accelerated/networks/nuclei-prm.json"))
 END
 prm eval compare $out/eval.json
