@@ -144,7 +144,8 @@ def _walk(segmenter: Segmenter | StudentSegmenter, all_prms: bool, picture: _Pic
     if picture.error is None:
         with _errors_of(picture):
             answer = segmenter([picture.image], [picture.proposals])[0]
-            picture.answer, picture.peaks = answer if all_prms else _with_maps_of(answer, PRMS), answer.peaks
+            picture.answer = answer if all_prms else _with_maps_of(answer, PRMS)
+            picture.peaks = answer.peaks if answer.maps.numel() else None  # a student has none
             picture.seconds |= answer.seconds
     picture.proposals = None
     return picture

@@ -90,6 +90,8 @@ def test_what_is_no_picture(segmenter, wrong, words):
 
 def test_bad_settings():
     with pytest.raises(InputError, match="a setting cannot be used"):
-        prm.Segmenter.from_pretrained(alfa=1)
+        prm.Segmenter.from_pretrained("nuclei-prm", alfa=1)
+    with pytest.raises(InputError, match="nuclei: a student has no such setting"):
+        prm.Segmenter.from_pretrained(alpha=1.0)
     with pytest.raises(InputError, match="knows no class 'cat'"):
         prm.Segmenter.from_pretrained(classes=["cat"])

@@ -267,7 +267,7 @@ def test_what_was_trained_here_takes_its_own_names(tmp_path, monkeypatch):
     assert only == Classes(("cell",), ((1,),))
     with pytest.raises(InputError, match="knows no class 'cat'; it knows mouse, cell"):
         open_model(tmp_path / "net", classes=["cat"])
-    assert open_model(None).class_names == open_model("nuclei").class_names == ["nucleus"]
+    assert open_model(None).class_names == open_model("nuclei-prm").class_names == ["nucleus"]
 
 
 @pytest.mark.parametrize("groups", [{}, {"a": []}, {"a": [2]}, {"a": [-1]}, {"a": "x"}, [1]])

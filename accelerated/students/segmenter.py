@@ -32,7 +32,7 @@ class StudentSegmenter:
     ):  # fmt: skip
         self.student, self.settings = student, settings or AnswerSettings()
         if unknown := [word for word in words or () if word not in class_names]:
-            raise InputError(f"the student has no class {unknown[0]!r}; it has {', '.join(class_names)}")
+            raise InputError(f"the student knows no class {unknown[0]!r}; it knows {', '.join(class_names)}")
         self.classes = Classes(tuple(words or class_names))
         self._place = np.array([self.classes.names.index(n) if n in self.classes.names else -1 for n in class_names])
 
@@ -63,7 +63,7 @@ class StudentSegmenter:
         size, count = (image.shape[0], image.shape[1]), len(self.classes.names)
         seconds = {"student": time.perf_counter() - started}
         maps, scores = torch.zeros(count, 0, 0), torch.zeros(count)
-        return Segmentation(size, maps, scores, instances, len(instances), seconds=seconds)
+        return Segmentation(size, maps, scores, instances, seconds=seconds)
 
 
 def wants_proposals(segmenter: Any) -> bool:

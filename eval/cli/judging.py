@@ -122,7 +122,7 @@ def evaluate_command(
         "data": data.name,
         "split": split,
         "settings": asdict(run.segmenter.settings),
-        "checkpoint": origin(trained) | {"training": trained.training, "figures": trained.figures},
+        "checkpoint": {name: getattr(trained, name) for name in (*origin(trained), "training", "figures")},
         "rows": rows,
     }
     write_figures(json_file, figures, started)

@@ -159,12 +159,13 @@ def fingerprint(checkpoint: Checkpoint | StudentCheckpoint, settings: Segmentati
     for name, tensor in sorted(checkpoint.state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return {"parameters": digest.hexdigest(), "settings": asdict(settings), **origin(checkpoint)}
+    seen = {"input": getattr(checkpoint, "input", None)}  # a student's are among its options
+    return {"parameters": digest.hexdigest(), "settings": asdict(settings), **origin(checkpoint), **seen}
 
 
 def origin(checkpoint: Checkpoint | StudentCheckpoint) -> dict:
     """What a checkpoint is, without its weights."""
-    names = ("student",) if isinstance(checkpoint, StudentCheckpoint) else ("network", "input", "aggregation")
+    names = ("student",) if isinstance(checkpoint, StudentCheckpoint) else ("network", "aggregation")
     return {name: getattr(checkpoint, name) for name in names}
 
 
