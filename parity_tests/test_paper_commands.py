@@ -160,3 +160,23 @@ def test_the_pages_own_commands(place, tmp_path, data):
     if data == "voc":
         page = (place / "voc-seg" / "report.html").read_text()
         assert all(f"Table {n}" in page for n in range(1, 7))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_commands_of_wise(place, tmp_path):
+    """Labels, a student that learns them, its figures, refined too: as on the page, with a small student."""
+    (block,) = [one for one in blocks(ROOT / "docs" / "paper.md") if "prm student train" in one]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", Popen)
+        found = commands(block, tmp_path)
+    assert [words[1] for words in found] == ["label", "student", "eval", "eval"]
+    for words in found:
+        words = ["voc/peak-0" if word == "runs/voc/peak-0" else word for word in in_small(words)]
+        if words[1] == "student":
+            words[words.index("poster")] = "small"
+            words += ["--student-options", '{"short": 64, "channels": 16, "rois": 8}', "--steps", "2"]
+            words += ["--weights", "random"]
+        told = done(*words[1:], cwd=place)
+    assert "mAP^r 0.5" in told and (place / "voc-labels" / "labels.json").is_file()
+    rows = [json.loads(line) for line in (place / "voc-student" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 2 and "mAP^r_0.5" in rows[-1]

@@ -75,8 +75,9 @@ def train(
     every: Annotated[int, typer.Option(min=1, help="Take every n-th picture only.")] = 1,
     val: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="mAP^r on this data set's val split, with masks, at every checkpoint."),
+        typer.Option(metavar="PATH", help="mAP^r on this data set, with masks, at every checkpoint."),
     ] = None,
+    val_split: Annotated[str, typer.Option(help="Which part of --val; 'all' for everything.")] = "val",
     val_every: Annotated[int, typer.Option(min=1, help="Of --val take every n-th picture only.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     device: Device = "cpu",
@@ -102,7 +103,7 @@ def train(
     checkpoint = _start(name, options, class_names, weights, settings.seed)
     checkpoint.training = {"data": data.name, "split": split, "every": every, "preset": preset,
                            "start": weights or "usual", "command": command_line()}  # fmt: skip
-    watched = None if val is None else _validation(val, val_every, class_names)
+    watched = None if val is None else _validation(val, val_split, val_every, class_names)
     make_folder(out)
     with progress_bar() as progress:
         task = progress.add_task("training", total=settings.steps)
@@ -177,8 +178,8 @@ def _start(name: str, options: dict, class_names, weights: str | None, seed: int
     return StudentCheckpoint({"name": name, "options": options}, list(class_names), state=model.state_dict())
 
 
-def _validation(data: Path, every: int, class_names):
-    """The function from a student to its figures on the val split."""
+def _validation(data: Path, split: str, every: int, class_names):
+    """The function from a student to its figures on a part of a data set."""
     from prm.accelerated.students.segmenter import StudentSegmenter
 
     from ..datasets import open_dataset
@@ -186,7 +187,7 @@ def _validation(data: Path, every: int, class_names):
     from ..judging.picture import judge_picture
     from ..judging.short import short_view
 
-    samples = Every(open_dataset(data, split="val", class_names=class_names), every)
+    samples = Every(open_dataset(data, split=None if split == "all" else split, class_names=class_names), every)
     check_masks(samples, data, "validation")
 
     def judge(student):
