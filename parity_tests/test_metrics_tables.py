@@ -651,6 +651,10 @@ def test_wise_by_hand():
     assert list(result) == ["AP25", "AP50", "AP75", "per_class"]
     np.testing.assert_allclose([result["AP25"], result["AP50"]], [1 / 2, 0], atol=1e-9)
     assert result["per_class"]["b"] == {"AP25": pytest.approx(1, abs=1e-9), "AP50": 0, "AP75": 0}
+    # COCO's own, at these overlaps: 0.49 counts, and so does what is found in an image without truth.
+    plain = coco_figures(images, "coco25")
+    assert plain["per_class"]["a"]["AP50"] == pytest.approx(1, abs=1e-9)
+    assert plain["per_class"]["b"]["AP25"] == pytest.approx(1 / 2, abs=1e-9)
     assert math.isnan(result["per_class"]["c"]["AP25"])
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("pycocotools")
 import prm
 from prm import InputError
 from prm.accelerated import Proposals
+from prm.accelerated.checkpoint import random_checkpoint, save_checkpoint
 from prm.accelerated.pseudo_labels import refine
 from prm.accelerated.students.cells import Cells, _regions
 from prm.accelerated.students.checkpoint import SHIPPED, StudentCheckpoint, load_student, student_page
@@ -22,6 +23,8 @@ from prm.accelerated.students.segmenter import StudentSegmenter, middle
 from prm.accelerated.students.training import _Order, learning_rate_factor, train_student
 from prm.eval import cli
 from prm.eval.datasets import make_synthetic, open_dataset
+from prm.eval.datasets.synthetic import CLASS_NAMES
+from prm.eval.judging.record import ANSWER
 from prm.settings import AnswerSettings, StudentSettings
 
 TINY = {"widths": [4, 6], "crop": 32, "views": 2, "least": 5}
@@ -362,7 +365,7 @@ def test_a_student_goes_on_or_starts_another(place, tmp_path):
         (["tune", "--data", "SCENES", "-c", "STUDENT"], "a student, which has no response maps"),
         (["label", "--data", "SCENES", "-o", "OUT", "-c", "STUDENT"], "a student, which has no response maps"),
         (["label", "--data", "SCENES", "-o", "OUT", "-c", "nuclei"], "a student, which has no response maps"),
-        (["eval", "tables", "--data", "SCENES", "-c", "STUDENT", "-o", "OUT"], "a student, which has no response maps"),
+        (["eval", "report", "--data", "SCENES", "-c", "STUDENT", "-o", "OUT"], "a student, which has no response maps"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(place, tmp_path, arguments, said):
@@ -394,3 +397,28 @@ def test_masks_are_read_back_by_a_dataset(place):
         labelled = {one.name: one for one in (open_dataset(out)[i] for i in range(len(open_dataset(out))))}
         if own.any():
             assert (labelled[sample.name].masks == answer.masks.masks().numpy()[own]).all(), k
+
+
+def test_the_table_of_students(place, tmp_path, capsys):
+    """A classifier, a student, and the same refined: a row each, with the figures of `prm eval`."""
+    scenes, net = place / "scenes", random_checkpoint("smallnet", list(CLASS_NAMES), 1, widths=[4, 4], pools=1)
+    save_checkpoint(net, tmp_path / "net.json")
+    judged = ["eval", "tables", "--data", scenes, "--bootstrap", 20, "--limit", 40]
+    run(*judged, "-c", tmp_path / "net.json", "-c", place / "student", "-o", tmp_path / "plain")
+    text = capsys.readouterr().out
+    run(*judged, "-c", place / "student", "--refine", "-o", tmp_path / "refined")
+    run("eval", "--data", scenes, "-m", place / "student", "--json", tmp_path / "short.json")
+    page = json.loads((tmp_path / "plain" / "student.json").read_text())
+    short = json.loads((tmp_path / "short.json").read_text())["rows"]["prm"]
+    assert page["run"]["student"] == {"learnt_from": "masks", "refined": False} and "Table 4" in text
+    assert page["instances"][ANSWER]["mAP^r_0.5"] == short["mAP^r_0.5"]
+    assert page["coco25"]["AP50"] == pytest.approx(page["coco"]["AP50"], nan_ok=True)
+    capsys.readouterr()
+    run("eval", "tables", tmp_path / "plain" / "net.json", tmp_path / "plain" / "student.json",
+        tmp_path / "refined" / "student.json")  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith(("| PRM", "| student of", "| masks"))]
+    assert [row.split(" | ")[0][2:] for row in rows] == [
+        "PRM", "student of sampled labels", "student of sampled labels, refined", "student of masks",
+        "student of masks, refined", "PRM, here", "masks, here", "masks, refined, here"]  # fmt: skip
+    assert "| 58.9 | 51.4 | 32.4 |  |" in rows[3] and f"{100 * short['mAP^r_0.5']:.1f} [" in rows[3]

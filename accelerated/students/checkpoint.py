@@ -26,7 +26,7 @@ class StudentCheckpoint:
 
     student : {"name": one of STUDENTS, "options": its keyword arguments}
     class_names : one name a class
-    training : settings, seed and command; `step` counts the steps that are done
+    training : settings, seed, command, and whether true masks were learnt ("masks"); `step` counts the steps done
     state, optimizer : parameters and buffers by name; what the optimiser remembers
     """
 
@@ -37,6 +37,11 @@ class StudentCheckpoint:
     step: int = 0
     state: dict[str, Tensor] = field(default_factory=dict, repr=False)
     optimizer: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def learnt_from(self) -> str:
+        """ "masks", or "best labels" or "sampled labels", pseudo labels both."""
+        return "masks" if self.training.get("masks") else f"{self.training.get('labels', 'best')} labels"
 
     def model(self) -> Student:
         """The student with its weights, in evaluation mode. Raises InputError where they do not fit each other."""

@@ -239,8 +239,13 @@ def _judge(data, split, name, checkpoint, every, source, work, bootstrap, openin
 
 
 def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cache, every, bootstrap, opening,
-               masks=True):  # fmt: skip
-    """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun."""
+               segmentation, answers=None, masks=True):  # fmt: skip
+    """(file, run) of each checkpoint judged now; None in all but the first process of a torchrun.
+
+    segmentation: settings given for networks; answers: those for students, None where there must be none.
+    """
+    from prm.accelerated.students.checkpoint import student_page
+
     from ..proposals import Source
 
     if data is None:
@@ -248,17 +253,19 @@ def _judge_all(data, split, name, checkpoints, out, work, proposals, limit, cach
             raise InputError("judging a network needs --data PATH")
         return []
     make_folder(out)
-    if "choice" not in opening:  # the paper's tables are about its own rules
+    if "choice" not in segmentation:  # the paper's tables are about its own rules
         others = {"nms_nested": None, "choose_again": False, "min_score": None, "views": 1, "scales": None}
-        opening = {"choice": "eq6", **others} | opening
+        segmentation = {"choice": "eq6", **others} | segmentation
     source = Source(proposals, limit, cache) if masks else None
     if masks:
         source()  # what cannot be opened is said before the work
     judged = []
     with progress_bar() as progress:
         for path, stem in zip(checkpoints or [False], _stems(checkpoints or [Path("bounds")])):
-            run = _judge(data, split, name, path, every, source, work or out / "studies", bootstrap, opening,
-                         progress, stem)  # fmt: skip
+            student = bool(path) and student_page(path) is not None
+            own = {"answers": answers} | opening if student else opening | segmentation
+            run = _judge(data, split, name, path, every, source, work or out / "studies", bootstrap, own, progress,
+                         stem)  # fmt: skip
             if run is None:
                 continue
             file, spent = out / f"{stem}.json", sum(run.figures["seconds_per_picture"].values()) * len(run.samples)
@@ -282,24 +289,27 @@ def _stems(checkpoints: list[Path]) -> list[str]:
 # ---- the paper's tables
 
 
+@answer_options
 @segmentation_options
 def tables_command(
-    segmentation: dict, runs: RunFiles = None, data: Data = None, split: Split = "val", name: Name = None,
-    checkpoint: Networks = None, weights: Weights = None, classes: Classes = None, out: Out = Path("prm-tables"),
-    work: Work = None, proposals: Proposals = None,
-    limit: Limit = 1000, cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, masks: Masks = True,
-    device: Device = "cpu", json_file: Json = None,
+    segmentation: dict, answers: dict, runs: RunFiles = None, data: Data = None, split: Split = "val",
+    name: Name = None, checkpoint: Networks = None, weights: Weights = None, classes: Classes = None,
+    out: Out = Path("prm-tables"), work: Work = None, proposals: Proposals = None, limit: Limit = 1000,
+    cache: Cache = None, every: Step = 1, bootstrap: Bootstrap = 500, masks: Masks = True, device: Device = "cpu",
+    json_file: Json = None,
 ) -> None:  # fmt: skip
     """Tables 1 to 6 and Figure 6 of the paper, its own numbers beside those of your networks on your data; and which of
     its claims your runs bear out.
 
     Networks are judged with --data and --checkpoint, or taken from the files of earlier runs; --data alone gives the
-    rows that need no network. Proposals are chosen by Eq. 6, as in the paper, unless --choice says otherwise. Under
-    torchrun the pictures are split over the processes, with the same answer.
+    rows that need no network. Of students, WISE's table: name the classifier and its students in one command.
+    Proposals are chosen by Eq. 6, as in the paper, unless --choice says otherwise. Under torchrun the pictures are
+    split over the processes, with the same answer.
     """
     started = time.perf_counter()
-    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap,
-                        {"device": device, "weights": weights, "classes": classes} | segmentation, masks)  # fmt: skip
+    opening = {"device": device, "weights": weights, "classes": classes}
+    judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap, opening,
+                        segmentation, answers, masks)  # fmt: skip
     if judged is None:
         return
     text, found = _tables([*(runs or []), *(path for path, _ in judged)])
@@ -313,14 +323,17 @@ def _tables(files: list[Path]) -> tuple[str, list[dict]]:
     """All tables as Markdown, and the claims of every data set as JSON."""
     from ..experiments.claims import claims, claims_table
     from ..experiments.tables import by_data, read_runs, tables
+    from ..experiments.wise import kind_of, wise_tables
 
     if not files:
         raise InputError("nothing to make tables of: give --data and --checkpoint, or the files of earlier runs")
     parts, found = [], []
-    for runs in by_data(read_runs(files)):
+    read = read_runs(files)
+    for runs in by_data([run for run in read if kind_of(run) == "PRM"]):
         made = [*tables(runs), *([claims_table(runs)] if claims(runs) else [])]
         parts += [f"# {runs.label}", *(table.markdown() for table in made)]
         found.append({"data": runs.label, "claims": [vars(claim) for claim in claims(runs)]})
+    parts += [table.markdown() for table in wise_tables(read)]
     return "\n\n".join(parts) + "\n", found
 
 
@@ -340,7 +353,7 @@ def report_command(
     if any(path.stem == "report" for path in checkpoint or []):
         raise InputError("a checkpoint is called 'report': its file would be report.json itself; rename it")
     judged = _judge_all(data, split, name, checkpoint, out, work, proposals, limit, cache, every, bootstrap,
-                        {"device": device, "weights": weights, "classes": classes} | segmentation)  # fmt: skip
+                        {"device": device, "weights": weights, "classes": classes}, segmentation)  # fmt: skip
     if judged is None:
         return
     files = [*(runs or []), *(path for path, _ in judged)]

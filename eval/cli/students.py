@@ -102,7 +102,7 @@ def train(
     samples, class_names, redraw = _labelled(data, split, pictures, every, settings)
     checkpoint = _start(name, options, class_names, weights, settings.seed)
     checkpoint.training = {"data": data.name, "split": split, "every": every, "preset": preset,
-                           "start": weights or "usual", "command": command_line()}  # fmt: skip
+                           "masks": redraw is None, "start": weights or "usual", "command": command_line()}  # fmt: skip
     watched = None if val is None else _validation(val, val_split, val_every, class_names)
     make_folder(out)
     with progress_bar() as progress:

@@ -28,6 +28,10 @@ PAPER_6 = {  # columns: GT mask, GT box, SPN, PRM
     "truth": (100.0, 93.0, 50.0, 73.3),
 }  # fmt: skip
 PAPER_FIGURE_6 = {"1": 78.0, "2-5": 67.0, "6 and more": "above the background"}
+WISE = {  # WISE's poster: mAP at 0.25, 0.5, 0.75, and ABO
+    "sampled labels": (48.5, 40.4, 22.2, 51.3), "sampled labels, refined": (49.2, 41.7, 23.7, 55.2),
+    "masks": (58.9, 51.4, 32.4, None),
+}  # fmt: skip
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

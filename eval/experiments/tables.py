@@ -103,6 +103,13 @@ def read_runs(files: Sequence[Path]) -> list[dict]:
     return runs
 
 
+def label_of(run: dict) -> str:
+    """What a run was judged on."""
+    made, masked = run["run"], run.get("pictures_with_masks", 0)
+    label = f"{made['data']}, {made['split']}, {run['pictures']} pictures"
+    return label + (f", {masked} with masks" if masked not in (0, run["pictures"]) else "")
+
+
 def by_data(runs: Sequence[dict]) -> list[Runs]:
     """The runs of each data set and split, in the order of their first run; those without masks stand apart.
 
@@ -111,10 +118,7 @@ def by_data(runs: Sequence[dict]) -> list[Runs]:
     """
     groups: dict[str, list[dict]] = {}
     for run in runs:
-        made, masked = run["run"], run.get("pictures_with_masks", 0)
-        label = f"{made['data']}, {made['split']}, {run['pictures']} pictures"
-        label += f", {masked} with masks" if masked not in (0, run["pictures"]) else ""
-        groups.setdefault(label, []).append(run)
+        groups.setdefault(label_of(run), []).append(run)
     found = []
     for label, some in groups.items():
         some = [run for run in some if run["run"]["network"] is not None] or some

@@ -28,6 +28,7 @@ from ..metrics import (
     ranked_responses,
 )
 from ..metrics.classification import defined_mean
+from ..metrics.coco import PROTOCOLS
 from .record import ANSWER, Record, failures_of, image_record_of, response_record_of
 
 THRESHOLDS = (0.25, 0.5, 0.75)
@@ -190,16 +191,18 @@ def void_ignored(records, class_names, samples) -> dict:
 
 
 def protocols(records, class_names, samples) -> dict:
-    """The own answer by COCO's protocol and by WISE's."""
-    studied = _studied(records)
-    return {name: _coco(studied, class_names, name) for name in ("coco", "wise")} if studied else {}
+    """The own answer by COCO's protocol, at WISE's overlaps too, and by WISE's."""
+    masked = _masked(records)
+    # A student has masks and no maps.
+    studied = _studied(records) or (masked if any(one.masks for one in masked) else [])
+    return {name: _coco(studied, class_names, name) for name in PROTOCOLS} if studied else {}
 
 
 def _coco(records, class_names, protocol) -> dict:
     predictions, truths = [], []
     for one in records:
         found, truth = one.answers[ANSWER], one.truth
-        masks = one.masks if protocol == "coco" or one.masks_known is None else one.masks_known
+        masks = one.masks if protocol != "wise" or one.masks_known is None else one.masks_known
         predictions.append(CocoPredictions(masks, found.labels, found.scores))
         labels = np.concatenate([truth.labels, truth.crowd_labels])
         crowd = np.arange(len(labels)) >= len(truth.labels)

@@ -37,6 +37,10 @@ def judge_picture(
         one = of_predictions(sample, num_classes, (found.masks, found.labels, found.scores))
         scores = np.zeros(num_classes)
         np.maximum.at(scores, found.labels, found.scores)
+        if tables and sample.masks is not None:
+            masks = found.masks.masks().numpy()
+            known = None if sample.void is None else _codes(masks & ~sample.void)
+            one = replace(one, masks=_codes(masks), masks_known=known)
         rest = time.perf_counter() - began - seconds["student"]
         return replace(one, scores=scores, seconds={"proposals": spent, **seconds, "judging": rest})
     one, found, maps = _blank(sample, num_classes), None, None

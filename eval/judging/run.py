@@ -89,6 +89,8 @@ def judge(
             "settings": asdict(segmenter.settings),
             "training": checkpoint.training,
         }
+    if isinstance(checkpoint, StudentCheckpoint):
+        run["student"] = {"learnt_from": checkpoint.learnt_from, "refined": segmenter.settings.refine}
     found = figures_of(list(load_records(folder, len(samples))), class_names, bootstrap)
     return Judged({"run": run} | found, folder, samples, segmenter, checkpoint, source)
 

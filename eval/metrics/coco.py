@@ -11,7 +11,7 @@ from prm import InputError
 
 from .masks import class_labels, common_size, finite_scores, one_each
 
-PROTOCOLS = ("coco", "wise")
+PROTOCOLS = ("coco", "coco25", "wise")
 WISE_MIN_SCORE = 0.5
 
 
@@ -53,13 +53,13 @@ def coco_average_precision(
         predictions, truths: one each per image, in a fixed order: among equal scores the earlier image, then the
             earlier detection, ranks first. At most 100 detections of an image and class count.
         class_names: C names, all different.
-        protocol: "coco"; or "wise", that of WISE (Laradji et al., 2019): overlaps of 0.25, 0.5 and 0.75, detections
-            with a score below 0.5 and images without ground truth left out. Void pixels are for the caller to clear
-            from the predictions.
+        protocol: "coco"; "coco25", the same at overlaps of 0.25, 0.5 and 0.75; or "wise", that of WISE (Laradji et al.,
+            2019): these overlaps, detections with a score below 0.5 and images without ground truth left out. Void
+            pixels are for the caller to clear from the predictions.
 
     Returns: "coco": AP (mean over overlaps 0.5, 0.55, ..., 0.95), AP50, AP75, APs, APm, APl (instances up to 32^2, up
     to 96^2 and more pixels), AR1, AR10, AR100 (recall of so many detections an image and class), ARs, ARm, ARl.
-    "wise": AP25, AP50, AP75. Both: "per_class": {name: AP ("coco" only) and AP at single overlaps}.
+    "coco25", "wise": AP25, AP50, AP75. All: "per_class": {name: AP ("coco" only) and AP at single overlaps}.
     Raises: `prm.InputError` for numbers, labels, scores or codes that do not fit, or an unknown protocol.
     """
     if protocol not in PROTOCOLS:
@@ -77,7 +77,7 @@ def coco_average_precision(
         if protocol == "wise" and not others:
             continue
         images.append({"id": image, "height": size[0], "width": size[1]})
-        found += [entry for entry in some if protocol == "coco" or entry["score"] >= WISE_MIN_SCORE]
+        found += [entry for entry in some if protocol != "wise" or entry["score"] >= WISE_MIN_SCORE]
         true += others
     evaluation = _evaluated(images, true, found, len(class_names), protocol)
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
@@ -155,7 +155,7 @@ def _evaluated(images: list, true: list, found: list, num_classes: int, protocol
             side.createIndex()
             sides.append(side)
         evaluation = COCOeval(*sides, "segm")
-        if protocol == "wise":
+        if protocol != "coco":
             evaluation.params.iouThrs = np.array([0.25, 0.5, 0.75])
             evaluation.params.maxDets = [100]
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
