@@ -416,7 +416,7 @@ def test_the_table_of_students(place, tmp_path, capsys):
     capsys.readouterr()
     run("eval", "tables", tmp_path / "plain" / "net.json", tmp_path / "plain" / "student.json",
         tmp_path / "refined" / "student.json")  # fmt: skip
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("WISE. Students")[2].splitlines()
     rows = [line for line in lines if line.startswith(("| PRM", "| student of", "| masks"))]
     assert [row.split(" | ")[0][2:] for row in rows] == [
         "PRM", "student of sampled labels", "student of sampled labels, refined", "student of masks",

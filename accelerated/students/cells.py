@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
-from skimage.morphology import h_maxima
+from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -151,7 +151,9 @@ class Cells(Student):
         """(H, W) int32, 0 or an object's number from 1 on, of the two maps."""
         there = foreground > self.foreground
         deep = np.where(there, ndimage.gaussian_filter(depth, 1), 0).astype(np.float32)
-        summits, _ = ndimage.label(h_maxima(deep, self.depth), np.ones((3, 3)))
+        # Maxima of what is left of hills lowered by `depth`: scikit-image's h_maxima counts tops of one height twice.
+        lowered = reconstruction(deep - self.depth, deep)
+        summits, _ = ndimage.label(local_maxima(lowered) & there, np.ones((3, 3)))
         regions = watershed(-deep, summits, mask=there)
         sizes = np.bincount(regions.ravel())
         kept = sizes > self.least
