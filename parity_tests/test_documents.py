@@ -29,7 +29,8 @@ from prm.parity_tests.documents import (
     spans,
 )
 
-MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views", "pseudo_labels")
+MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views", "pseudo_labels",
+           "irnet.pixel_pairs", "irnet.heads", "irnet.resize", "irnet.centroids", "irnet.random_walk")  # fmt: skip
 
 
 def table():
@@ -75,7 +76,7 @@ def test_the_oracles_tests_exist_and_their_functions_say_the_equation(row):
         assert re.search(rf"^def {name}\(", text, re.M), f"{file} has no {name}"
     for function in functions:
         # the function that an equation names says so in its docstring
-        module, name = function.split(".")
+        module, _, name = function.rpartition(".")
         doc = inspect.getdoc(getattr(importlib.import_module(f"prm.reference.{module}"), name))
         assert doc, function
         for equation in re.findall(r"^Eq\. (\d)", paper):
