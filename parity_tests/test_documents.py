@@ -30,7 +30,8 @@ from prm.parity_tests.documents import (
 )
 
 MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views", "pseudo_labels",
-           "irnet.pixel_pairs", "irnet.heads", "irnet.resize", "irnet.centroids", "irnet.random_walk")  # fmt: skip
+           "irnet.pixel_pairs", "irnet.heads", "irnet.resize", "irnet.centroids", "irnet.random_walk",
+           "irnet.dense_crf")  # fmt: skip
 
 
 def table():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prm.reference.irnet.centroids import centroids, instances
+from prm.reference.irnet.dense_crf import crf
 from prm.reference.irnet.heads import heads
 from prm.reference.irnet.pixel_pairs import SMALL, affinity, losses, offsets, path
 from prm.reference.irnet.random_walk import transition, walk
@@ -249,3 +250,53 @@ def test_heads_are_torchs_layers(size):
     del W["displacement.6.scale"]
     with pytest.raises(ValueError, match=r"the weights have no 'displacement\.6\.scale'"):
         heads(W, x)
+
+
+# ---- the random field
+
+
+def test_a_field_of_two_pixels_by_hand():
+    """Labels 0 and 1, colours 10 apart in one channel; one step."""
+    image = np.array([[[0, 0, 0], [10, 0, 0]]], np.uint8)
+    k1, k2 = np.exp(-1 / 18), np.exp(-1 / 5000 - 100 / 50)
+    p, q = 0.7, 0.3
+    # Row sums are 1 + k for both pixels.
+    pull = [3 / (1 + k1) * (a + k1 * b) + 10 / (1 + k2) * (a + k2 * b) for a, b in ((p, q), (q, p))]
+    expected = p * np.exp(pull[0]) / (p * np.exp(pull[0]) + q * np.exp(pull[1]))
+    Q = crf(image, np.array([[0, 1]]), 2, steps=1)[:, 0]
+    assert Q == pytest.approx(np.array([[expected, 1 - expected], [1 - expected, expected]]))
+
+
+def test_what_holds_of_every_field():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    image[:, :4] = (200, 30, 30)
+    label = rng.integers(0, 3, (7, 9))
+    Q = crf(image, label, 3)
+    assert Q.shape == (3, 7, 9) and Q.sum(0) == pytest.approx(1) and (Q >= 0).all()
+    order = np.array([2, 0, 1])  # label k becomes order[k]
+    assert crf(image, order[label], 3)[order] == pytest.approx(Q, abs=1e-12)
+    alone = crf(image, label, 3, weights=(0, 0))
+    assert (alone.argmax(0) == label).all() and alone.max(0) == pytest.approx(0.7)
+    assert crf(image, label, 4)[3].max() < 0.3  # a label that nobody gave
+    assert (crf(image, np.zeros((7, 9), int), 1) == 1).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prm.reference.irnet.dense_crf.PAIRS", 100)  # in blocks
+        assert crf(image, label, 3) == pytest.approx(Q, abs=1e-12)
+
+
+def test_a_field_follows_the_picture():
+    """One wrong label in an area of one colour goes; the edge between two colours stays."""
+    image = np.full((12, 12, 3), 20, np.uint8)
+    image[:, 6:] = 220
+    label = np.zeros((12, 12), int)
+    label[:, 6:] = 1
+    given = label.copy()
+    given[3, 2], given[8, 9] = 1, 0
+    assert (crf(image, given, 2).argmax(0) == label).all()
+
+
+@pytest.mark.parametrize(("label", "n"), [(np.zeros((2, 3)), 0), (np.full((2, 3), 2), 2), (np.zeros((3, 3)), 2)])
+def test_fields_that_cannot_be(label, n):
+    with pytest.raises(ValueError, match="labels"):
+        crf(np.zeros((2, 3, 3), np.uint8), label.astype(int), n)
