@@ -14,7 +14,7 @@ from prm.eval.pictures.images import read_image
 from prm.eval.proposals import proposals_for
 from prm.eval.proposals.formats import authors_json
 from prm.parity_tests.command import done
-from prm.settings import SegmentationSettings
+from prm.settings import AnswerSettings, SegmentationSettings
 
 OTHERWISE = {
     "size": 48, "longest": 40, "window": 5, "threshold": "max", "upsample": 2, "class_threshold": 0.9,
@@ -85,7 +85,8 @@ def test_both_views_agree_in_every_option_that_they_share(name, place, usual):
 def test_every_shared_option_is_here():
     commands = [set(inspect.signature(one).parameters) for one in (judging.evaluate_command, judging.tables_command)]
     assert {f.name for f in fields(SegmentationSettings)} <= commands[0] & commands[1]
-    assert commands[0] & commands[1] - {"data", "checkpoint", "weights", "json_file"} == set(OPTIONS)
+    students = {f.name for f in fields(AnswerSettings)} - {"min_score"}  # in test_students.py
+    assert commands[0] & commands[1] - {"data", "checkpoint", "weights", "json_file"} - students == set(OPTIONS)
 
 
 def test_the_papers_tables_choose_by_eq_6_whatever_the_checkpoint_does(place, usual):
