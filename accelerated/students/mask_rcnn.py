@@ -19,7 +19,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, masks_to_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.transforms.v2 import functional as colours
 
@@ -76,11 +76,14 @@ class MaskRCNN(Student):
         self.detector = Detector(
             _Pyramid(backbone, channels), image_mean=list(mean), image_std=list(std),
             rpn_anchor_generator=AnchorGenerator(tuple((smallest * 2**k,) for k in range(5)), ((0.5, 1.0, 2.0),) * 5),
+            box_roi_pool=_pool(7, smallest), mask_roi_pool=_pool(14, smallest),
             box_head=TwoMLPHead(channels * 7**2, WIDE), box_predictor=FastRCNNPredictor(WIDE, num_classes + 1),
             mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
             box_batch_size_per_image=rois, box_score_thresh=score, _skip_resize=True,
         )  # fmt: skip
+        # torchvision's start grows as classes become fewer, and so large a first mask loss drowns the others.
+        nn.init.normal_(self.detector.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
         self._freeze()
 
     def _freeze(self) -> None:
@@ -157,6 +160,16 @@ class MaskRCNN(Student):
         weights = [p for name, p in trained if not name.endswith("bias")]
         return [{"params": weights, "lr": lr, "weight_decay": weight_decay},
                 {"params": biases, "lr": 2 * lr, "weight_decay": 0.0}]  # fmt: skip
+
+
+def _pool(side: int, smallest: float) -> MultiScaleRoIAlign:
+    """Regions to (side, side); one of seven smallest anchors is read at stride 16, as the published 224 of 32."""
+    levels = ("0", "1", "2", "3")
+    pool = MultiScaleRoIAlign(levels, side, 2, canonical_scale=round(7 * smallest), canonical_level=4)
+    # It keeps the strides that it makes out at its first batch, and padding can mislead it: so they are shown to it.
+    maps = {level: torch.zeros(1, 1, 64 >> k, 64 >> k) for k, level in enumerate(levels)}
+    pool(maps, [torch.zeros(1, 4)], [(256, 256)])
+    return pool
 
 
 def _pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Proposals:
