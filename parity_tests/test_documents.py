@@ -31,7 +31,7 @@ from prm.parity_tests.documents import (
 
 MODULES = ("peak_stimulation", "peak_backprop", "network", "retrieval", "views", "pseudo_labels",
            "irnet.pixel_pairs", "irnet.heads", "irnet.resize", "irnet.centroids", "irnet.random_walk",
-           "irnet.dense_crf")  # fmt: skip
+           "irnet.dense_crf", "irnet.label_synthesis")  # fmt: skip
 
 
 def table():

@@ -6,6 +6,7 @@ import pytest
 from prm.reference.irnet.centroids import centroids, instances
 from prm.reference.irnet.dense_crf import crf
 from prm.reference.irnet.heads import heads
+from prm.reference.irnet.label_synthesis import cam_merge, detect, labels, merge_views, seed_index, seed_merge
 from prm.reference.irnet.pixel_pairs import SMALL, affinity, losses, offsets, path
 from prm.reference.irnet.random_walk import transition, walk
 from prm.reference.irnet.resize import bilinear
@@ -300,3 +301,72 @@ def test_a_field_follows_the_picture():
 def test_fields_that_cannot_be(label, n):
     with pytest.raises(ValueError, match="labels"):
         crf(np.zeros((2, 3, 3), np.uint8), label.astype(int), n)
+
+
+# ---- labels
+
+
+def test_class_maps_of_scales_by_hand():
+    """One scale at the grid's own size: relu, the mirror's turned back, the class that is labelled, its maximum 1."""
+    response = np.zeros((2, 3, 4, 4))
+    response[0, 1, 0, 0], response[1, 1, 0, 3], response[0, 1, 2, 2], response[0, 2] = 2, 1, -5, 9
+    keys, coarse, fine = cam_merge([response], (16, 14), [0, 1, 0])
+    assert keys.tolist() == [1] and coarse.shape == (1, 4, 4) and fine.shape == (1, 16, 14)
+    assert coarse[0, 0, 0] == 3 / (3 + 1e-5) and np.count_nonzero(coarse) == 1
+    assert fine[0, :2, :2] == pytest.approx(3 / (3 + 1e-5))  # centres of the corner pixels lie before the first cell's
+    twice = cam_merge([response, response], (16, 14), [0, 1, 0])[1]
+    assert twice[0, 0, 0] == 6 / (6 + 1e-5)
+    keys, coarse, _ = cam_merge([response], (16, 16), [0, 0, 0])
+    assert len(keys) == 0 and coarse.shape == (0, 4, 4)
+    assert not cam_merge([-np.ones((2, 1, 4, 4))], (16, 16), [1])[1].any()
+
+
+def test_seeds_of_labels_by_hand():
+    cam = np.array([[[0.3, 0.31, 0.1]], [[0.2, 0.31, 0.9]]])
+    assert seed_index(cam, 0.3).tolist() == [[0, 1, 2]]  # at the threshold is background, of equal classes the first
+    assert seed_index(cam[:0], 0.3).tolist() == [[0, 0, 0]]
+    assert seed_merge([[3, 0, 0]], [[0, 0, 4]]).tolist() == [[3, 0, 255]]
+
+
+def test_two_views_by_hand():
+    z = np.zeros((2, 4, 4))
+    z[0, 0, 0], z[1, 0, 2] = 2, 4  # of a picture of three columns
+    B, D = merge_views(z, np.arange(64.0).reshape(2, 2, 4, 4), (5, 11))
+    assert B.shape == (2, 3) and B[0, 0] == pytest.approx(1 / (1 + np.exp(-3))) and B[1, 2] == 0.5
+    assert (D == np.arange(32.0).reshape(2, 4, 4)[:, :2, :3]).all()
+
+
+def test_parts_of_regions_by_hand():
+    maps = np.array([[[0.9, 0.2, 0.5, 0.5]], [[0.1, 0.8, 0.0, 0.0]]])
+    regions = np.array([[[1, 0, 1, 1]], [[0, 1, 0, 0]]], bool)
+    scores, masks, classes = detect(maps, regions, [4, 2], 2)
+    assert scores.tolist() == [0, 0.5, 0] and classes.tolist() == [4, 4, 2]
+    assert masks[:, 0].astype(int).tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
+    assert detect(maps, regions, [4, 2], 1)[0].tolist() == [0.9, 0.5, 0.8]
+
+
+def test_two_instances_of_a_class_are_told_apart():
+    """The left half leads to one centre, the right half to another, a wall between: two instances, of one class."""
+    h, w = 10, 16
+    D = np.concatenate([field((5, 3), (h, w))[:, :, :8], field((5, 12), (h, w))[:, :, 8:]], axis=2)
+    B = np.zeros((h, w))
+    B[:, 7:9] = 1
+    M = np.zeros((1, h, w))
+    M[0, 2:8, 1:6], M[0, 2:8, 10:15] = 1, 0.9
+    (scores, masks, classes), semantic = labels(M, [6], B, D, (38, 61))
+    assert classes.tolist() == [6, 6] and max(scores) == 1 and masks.shape == (2, 38, 61)
+    assert masks[0, 20, 14] and masks[1, 20, 50] and not (masks[0] & masks[1]).any()
+    assert set(np.unique(semantic)) <= {0, 7} and (semantic[masks.any(0)] == 7).mean() > 0.9
+    small = labels(M, [6], B, D, (38, 61), min_area=38 * 61)[0][0]
+    assert small.tolist() == [0, 0]  # they stay, with no score
+
+
+def test_nothing_to_find():
+    D, B = np.zeros((2, 4, 4)), np.zeros((4, 4))
+    for cam, keys in ((np.zeros((0, 4, 4)), []), (np.zeros((1, 4, 4)), [3])):
+        (scores, masks, classes), semantic = labels(cam, keys, B, D, (15, 16))
+        assert len(scores) == len(classes) == 0 and masks.shape == (0, 15, 16) and not semantic.any()
+    cam = np.zeros((2, 4, 4))
+    cam[1, 1, 1] = 1e-3  # a label and a map that is not 0: an instance, whose score is 1
+    (scores, _, classes), _ = labels(cam, [3, 5], B, D, (15, 16), min_area=0)
+    assert scores.max() == 1 and classes[scores.argmax()] == 5
