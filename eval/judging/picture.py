@@ -38,9 +38,7 @@ def judge_picture(
         scores = np.zeros(num_classes)
         np.maximum.at(scores, found.labels, found.scores)
         if tables and sample.masks is not None:
-            masks = found.masks.masks().numpy()
-            known = None if sample.void is None else _codes(masks & ~sample.void)
-            one = replace(one, masks=_codes(masks), masks_known=known)
+            one = _with_codes(one, found.masks.masks().numpy(), sample)
         rest = time.perf_counter() - began - seconds["student"]
         return replace(one, scores=scores, seconds={"proposals": spent, **seconds, "judging": rest})
     one, found, maps = _blank(sample, num_classes), None, None
@@ -96,12 +94,17 @@ def _with_masks(one, sample, proposals, found, maps, settings, num_classes, tabl
         if tables:
             answers |= of_network(settings, found.walked, found.fitted, maps, one.scores, galleries)
             masks = own[0].masks().numpy()
-            known = None if sample.void is None else _codes(masks & ~sample.void)
-            one = replace(one, masks=_codes(masks), masks_known=known,
+            one = replace(_with_codes(one, masks, sample),
                           quality=_quality(found.walked, truth, void, sample.mask_labels),
                           confusion=_confusion(own, masks, sample, num_classes))  # fmt: skip
     detections = {name: _detections(*answer, truth, void) for name, answer in answers.items()}
     return replace(one, truth=_truth(sample, truth, proposals), answers=detections, proposals=len(proposals))
+
+
+def _with_codes(one: Record, masks: np.ndarray, sample) -> Record:
+    """The record with the answer's own masks, and these without void pixels."""
+    known = None if sample.void is None else _codes(masks & ~sample.void)
+    return replace(one, masks=_codes(masks), masks_known=known)
 
 
 def _detections(masks: Proposals, labels, scores, truth: Proposals, void: Proposals | None) -> Detections:
